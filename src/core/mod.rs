@@ -1,0 +1,13 @@
+//! The replication logic, sans-io: time comes in as an argument, effects go out as values.
+//!
+//! Never here: sockets, files, tasks, the wall clock, randomness, logging, metrics. What cannot run
+//! in the simulator is in the wrong room.
+
+pub mod clock;
+pub mod codec;
+pub mod eid;
+pub mod family;
+pub mod path;
+pub mod record;
+pub mod register;
+pub mod storage;

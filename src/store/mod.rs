@@ -1,0 +1,3 @@
+//! Stores: implementations of [`core::storage`](crate::core::storage), on disk and in memory.
+
+pub mod memory;
