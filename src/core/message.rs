@@ -1,0 +1,82 @@
+//! What nodes say to each other, one frame kind each. Shapes are fixed by golden vectors in `codec`.
+
+use serde::{Deserialize, Serialize};
+
+use super::codec::Message;
+use super::eid::Eid;
+use super::family::Mode;
+use super::path::Family;
+use super::record::{Classes, Record};
+use super::storage::{Cursor, Run};
+
+/// The longest text a hello may carry in one of its fields, in bytes.
+pub const HELLO_TEXT_MAX_BYTES: usize = 256;
+
+/// The first frame of each side on a new connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The cluster's name: nodes of another cluster are refused.
+    pub cluster: String,
+    /// Must be the EID of the certificate.
+    pub eid: Eid,
+    pub run: Run,
+    pub site: String,
+    /// `host:port` under which others reach this node.
+    pub advertise: String,
+    /// The program's version, for people.
+    pub version: String,
+}
+
+/// A follower's request, the first frame on a follow stream. The scope is the follower's to name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    pub family: Family,
+    pub mode: Mode,
+    pub classes: Classes,
+    /// Where it left off; none: from the beginning.
+    pub cursor: Option<Cursor>,
+}
+
+/// The source's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FollowReply {
+    /// Entries after the cursor follow. From now on cursors of this run.
+    Resume { run: Run, head: u64 },
+    /// The cursor names a run, or a part of a run, that this source does not have, or is older than the
+    /// sharing of the family: compare. The stream ends.
+    Compare { run: Run, head: u64 },
+    /// The family is not shared here, or in another mode. The stream ends.
+    NotShared { mode: Option<Mode> },
+}
+
+/// A piece of the change feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    pub records: Vec<Record>,
+    /// The follower now has everything of its scope up to this sequence number.
+    pub complete_to: u64,
+    /// The source's head when this was read.
+    pub head: u64,
+}
+
+/// A message of the membership protocol, opaque here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gossip {
+    pub payload: Vec<u8>,
+}
+
+impl Message for Hello {
+    const KIND: u8 = 1;
+}
+impl Message for Follow {
+    const KIND: u8 = 2;
+}
+impl Message for FollowReply {
+    const KIND: u8 = 3;
+}
+impl Message for Entries {
+    const KIND: u8 = 4;
+}
+impl Message for Gossip {
+    const KIND: u8 = 5;
+}
