@@ -111,6 +111,20 @@ impl Families {
         self.marks.get(family).copied()
     }
 
+    /// How a family is exchanged with other nodes: its mark, and the books, which everyone shares.
+    pub fn mode_of(&self, family: &Family) -> Option<Mode> {
+        if family.as_str() == BOOKS_FAMILY {
+            return Some(Mode::Global);
+        }
+        self.mark(family).map(|mark| mark.mode)
+    }
+
+    /// What this node exchanges with others, the books included.
+    pub fn shared(&self) -> BTreeMap<Family, Mode> {
+        let marks = self.marks.iter().map(|(family, mark)| (family.clone(), mark.mode));
+        marks.chain([(Family::books(), Mode::Global)]).collect()
+    }
+
     /// The shared family that covers `path`, if one does. At most one can: they do not overlap.
     pub fn covering(&self, path: &Path) -> Option<(&Family, Mark)> {
         Family::prefixes_of(path)
@@ -144,10 +158,6 @@ impl Families {
 
     pub(super) fn remove(&mut self, family: &Family) {
         self.marks.remove(family);
-    }
-
-    pub(super) fn replace_marks(&mut self, marks: BTreeMap<Family, Mark>) {
-        self.marks = marks;
     }
 }
 

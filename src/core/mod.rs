@@ -3,6 +3,7 @@
 //! Never here: sockets, files, tasks, the wall clock, randomness, logging, metrics. What cannot run
 //! in the simulator is in the wrong room.
 
+mod batch;
 pub mod clock;
 pub mod codec;
 pub mod eid;
@@ -11,5 +12,8 @@ pub mod message;
 pub mod path;
 pub mod record;
 pub mod register;
+pub mod replica;
+pub mod session;
 pub mod storage;
 pub mod topology;
+pub mod view;

@@ -62,6 +62,13 @@ impl Register {
         register
     }
 
+    /// A register of content that came from outside.
+    pub fn checked(value: Option<Value>, stamp: Stamp) -> Result<Self, HashMismatch> {
+        let register = Self(LWWReg { val: value, marker: stamp });
+        register.check()?;
+        Ok(register)
+    }
+
     /// Checks what came from outside: a wrong hash would order clones differently on different nodes.
     pub fn check(&self) -> Result<(), HashMismatch> {
         let hash = value_hash(self.value());

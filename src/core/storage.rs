@@ -154,12 +154,22 @@ pub trait Write: Read + Sized {
     fn commit(self) -> Result<(), StoreError>;
 }
 
+/// What reads a store from any thread, beside the one that writes it.
+pub trait Reads: Clone + Send + Sync + 'static {
+    type Reader: Read;
+
+    fn read(&self) -> Result<Self::Reader, StoreError>;
+}
+
 /// A store. Reading never waits for writing.
 pub trait Store {
     type Reader: Read;
+    type Reads: Reads<Reader = Self::Reader>;
     type Writer<'a>: Write
     where
         Self: 'a;
+
+    fn reads(&self) -> Self::Reads;
 
     fn read(&self) -> Result<Self::Reader, StoreError>;
 

@@ -73,6 +73,17 @@ pub fn plan(me: Eid, shared: &Shared, members: &[Member]) -> Plan {
     plan
 }
 
+/// The modes of live members by family, as [`Input::Elsewhere`](super::replica::Input::Elsewhere) wants them.
+pub fn modes_elsewhere(members: &[Member]) -> BTreeMap<Family, Vec<(Eid, Mode)>> {
+    let mut modes: BTreeMap<Family, Vec<(Eid, Mode)>> = BTreeMap::new();
+    for member in members.iter().filter(|member| member.live) {
+        for (family, mode) in &member.families {
+            modes.entry(family.clone()).or_default().push((member.eid, *mode));
+        }
+    }
+    modes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,3 +1,5 @@
 //! Stores: implementations of [`core::storage`](crate::core::storage), on disk and in memory.
 
 pub mod memory;
+#[cfg(feature = "node")]
+pub mod writer;

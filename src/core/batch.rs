@@ -1,0 +1,435 @@
+//! One batch of inputs inside one store transaction: how each input is carried out.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
+use super::eid::Eid;
+use super::family::{Families, Mark, Mode};
+use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, PathError, Value};
+use super::record::{Class, Record, RecordKey, Stored};
+use super::register::{Merge, Merged, Register, value_hash};
+use super::replica::{
+    Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
+    floor_of,
+};
+use super::storage::{CursorKey, Span, StoreError, Write};
+
+/// `Err` is the store's: it ends the batch. A refusal is an outcome: only its input is not carried out.
+type Step<T> = Result<Result<T, Refusal>, StoreError>;
+
+/// Takes the value out of a [`Step`], or returns from the function with its refusal.
+macro_rules! step {
+    ($step:expr) => {
+        match $step {
+            Ok(value) => value,
+            Err(refusal) => return Ok(Err(refusal.into())),
+        }
+    };
+}
+
+pub(super) struct Batch<'a, W: Write> {
+    write: W,
+    settings: &'a Settings,
+    clock: &'a mut Clock,
+    ledger: Ledger,
+    now: UnixMs,
+    touched: BTreeSet<Family>,
+    counts: Counts,
+    alarms: BTreeSet<Alarm>,
+    changed: bool,
+    marks_changed: bool,
+}
+
+impl<'a, W: Write> Batch<'a, W> {
+    pub fn new(write: W, settings: &'a Settings, clock: &'a mut Clock, ledger: Ledger, now: UnixMs) -> Self {
+        Self {
+            write,
+            settings,
+            clock,
+            ledger,
+            now,
+            touched: BTreeSet::new(),
+            counts: Counts::default(),
+            alarms: BTreeSet::new(),
+            changed: false,
+            marks_changed: false,
+        }
+    }
+
+    /// Makes the batch durable. A batch that changed nothing costs no flush.
+    pub fn commit(mut self, outcomes: Vec<Outcome>) -> Result<(Ledger, Committed), StoreError> {
+        if self.changed {
+            self.write.set_head(self.ledger.head)?;
+            self.write.commit()?;
+        }
+        let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
+        Ok((ledger, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
+    }
+
+    pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
+        let outcome = match input {
+            Input::Put { path, value } => self.put(path, value)?,
+            Input::Delete { path } => self.delete(path)?,
+            Input::DeleteTree { tree } => self.delete_tree(&tree)?,
+            Input::Share { family, mode } => self.share(family, mode)?.map(|_| Outcome::Shared),
+            Input::Unshare { family } => self.unshare(&family)?.map(|_| Outcome::Unshared),
+            Input::Import { lines } => Ok(Outcome::Imported(self.import(lines)?)),
+            Input::Apply(apply) => self.apply(apply)?.map(Outcome::Applied),
+            Input::Elsewhere { modes } => {
+                self.ledger.elsewhere = Arc::new(modes);
+                Ok(Outcome::Noted)
+            }
+            Input::Admit => self.admit()?,
+        };
+        Ok(outcome.unwrap_or_else(Outcome::Refused))
+    }
+
+    fn eid(&self) -> Eid {
+        self.settings.eid
+    }
+
+    fn families(&self) -> &Families {
+        &self.ledger.families
+    }
+
+    // ---- local writes -------------------------------------------------------------------------
+
+    fn put(&mut self, path: Path, value: Value) -> Step<Outcome> {
+        if let Some(family) = marked_family(&path) {
+            let family = step!(family);
+            let mode = step!(value.as_str().parse::<Mode>());
+            return Ok(self.share(family, mode)?.map(|stamp| Outcome::Written { path, stamp }));
+        }
+        step!(writable(&path));
+        step!(self.settings.limits.check(&path, &value));
+        let key = self.own_key(path.clone());
+        let stamp = step!(self.write_here(key, Some(value))?);
+        self.counts.puts += 1;
+        Ok(Ok(Outcome::Written { path, stamp }))
+    }
+
+    fn delete(&mut self, path: Path) -> Step<Outcome> {
+        if let Some(family) = marked_family(&path) {
+            let family = step!(family);
+            return Ok(self.unshare(&family)?.map(|stamp| Outcome::Written { path, stamp }));
+        }
+        step!(writable(&path));
+        let key = self.own_key(path.clone());
+        match self.write.record(&key)? {
+            Some(stored) if !stored.register.is_tombstone() => {}
+            _ => return Ok(Err(Refusal::NotFound)),
+        }
+        let stamp = step!(self.delete_here(key)?);
+        Ok(Ok(Outcome::Written { path, stamp }))
+    }
+
+    fn delete_tree(&mut self, tree: &Family) -> Step<Outcome> {
+        step!(writable_top(tree.top(), || format!("/{tree}")));
+        let me = self.eid();
+        let mut keys = Vec::new();
+        self.write.scan(Span::Under(tree), &mut |(key, stored)| {
+            let ours = key.owner.is_none_or(|owner| owner == me);
+            if ours && !stored.register.is_tombstone() {
+                keys.push(key);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let mut count = 0;
+        for key in keys {
+            // The only refusal is a register at the end of all stamps: it stays, and is not counted.
+            count += u64::from(self.delete_here(key)?.is_ok());
+        }
+        Ok(Ok(Outcome::Removed { count }))
+    }
+
+    /// The record that this node writes at `path`: its own copy in a unique family.
+    fn own_key(&self, path: Path) -> RecordKey {
+        match self.families().covering(&path) {
+            Some((_, mark)) if mark.mode == Mode::Unique => RecordKey::owned(self.eid(), path),
+            _ => RecordKey::plain(path),
+        }
+    }
+
+    /// A tombstone in a shared family; elsewhere the record simply goes.
+    fn delete_here(&mut self, key: RecordKey) -> Step<Stamp> {
+        self.counts.deletes += 1;
+        if self.families().covering(&key.path).is_some() {
+            return self.write_here(key, None);
+        }
+        let hlc = self.clock.tick(self.now);
+        self.write.remove_record(&key)?;
+        self.changed = true;
+        Ok(Ok(Stamp { hlc, eid: self.eid(), hash: value_hash(None) }))
+    }
+
+    fn write_here(&mut self, key: RecordKey, value: Option<Value>) -> Step<Stamp> {
+        let existing = self.write.record(&key)?;
+        let Some(hlc) = self.next_hlc(&key, existing.as_ref()) else {
+            return Ok(Err(Refusal::StampExhausted));
+        };
+        let stamp = Stamp { hlc, eid: self.eid(), hash: value_hash(value.as_ref()) };
+        self.store(&key, Register::new(value, stamp), Class::Local, existing.as_ref())?;
+        Ok(Ok(stamp))
+    }
+
+    /// The stamp of a local write is the greatest of three: the clock's next tick; the replaced stamp plus
+    /// one, since a far-future stamp was merged but not observed; the purge floor plus one.
+    fn next_hlc(&mut self, key: &RecordKey, existing: Option<&Stored>) -> Option<Hlc> {
+        let tick = self.clock.tick(self.now);
+        let after_replaced = match existing {
+            Some(stored) => stored.register.stamp().hlc.next()?,
+            None => Hlc::ZERO,
+        };
+        let after_floor =
+            match self.families().covering(&key.path).and_then(|(family, _)| self.ledger.floors.get(family)) {
+                Some(floor) => floor.next()?,
+                None => Hlc::ZERO,
+            };
+        Some(tick.max(after_replaced).max(after_floor))
+    }
+
+    /// Puts a record at the next sequence number and keeps the books about it.
+    fn store(
+        &mut self,
+        key: &RecordKey,
+        register: Register,
+        class: Class,
+        existing: Option<&Stored>,
+    ) -> Result<(), StoreError> {
+        self.ledger.head += 1;
+        let tombstone = register.is_tombstone();
+        if key.path.top() == BOOKS_FAMILY {
+            self.touched.insert(Family::books());
+            if let Some((family, floor)) = floor_of(&key.path, register.value()) {
+                Arc::make_mut(&mut self.ledger.floors).insert(family, floor);
+            }
+        } else if let Some((family, _)) = self.ledger.families.covering(&key.path) {
+            let tally = self.ledger.tallies.get_mut(family).expect("every shared family has a tally");
+            if let Some(existing) = existing {
+                tally.count(existing.register.is_tombstone(), -1);
+            }
+            tally.count(tombstone, 1);
+            if !self.touched.contains(family) {
+                self.touched.insert(family.clone());
+            }
+        }
+        self.write.put_record(key, &Stored { register, class, seq: self.ledger.head })?;
+        self.changed = true;
+        Ok(())
+    }
+
+    fn admit(&mut self) -> Step<Outcome> {
+        let path = Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.eid())).expect("a good path");
+        let key = RecordKey::plain(path);
+        if self.write.record(&key)?.is_none() {
+            let value = Value::new("admitted").expect("a good value");
+            step!(self.write_here(key, Some(value))?);
+        }
+        Ok(Ok(Outcome::Noted))
+    }
+
+    // ---- sharing ------------------------------------------------------------------------------
+
+    fn share(&mut self, family: Family, mode: Mode) -> Step<Stamp> {
+        let elsewhere =
+            self.ledger.elsewhere.get(&family).and_then(|modes| modes.iter().find(|(_, other)| *other != mode));
+        step!(self.families().check_share(&family, mode, elsewhere.copied()));
+        let eid = self.eid();
+        let stamp = Stamp { hlc: self.clock.tick(self.now), eid, hash: value_hash(None) };
+        self.ledger.head += 1;
+        let mark = Mark { mode, since: self.ledger.head, stamp };
+        self.write.set_mark(&family, Some(mark))?;
+        if mode == Mode::Unique {
+            self.rehome(&family, None, Some(eid))?;
+        }
+        let tally = self.tally(&family)?;
+        self.ledger.tallies.insert(family.clone(), tally);
+        Arc::make_mut(&mut self.ledger.families).insert(family, mark);
+        self.changed = true;
+        self.marks_changed = true;
+        Ok(Ok(stamp))
+    }
+
+    fn unshare(&mut self, family: &Family) -> Step<Stamp> {
+        let Some(mark) = self.families().mark(family) else {
+            return Ok(Err(Refusal::NotShared(family.clone())));
+        };
+        self.write.set_mark(family, None)?;
+        for key in self.write.cursors()?.into_keys().filter(|key| key.family == *family) {
+            self.write.set_cursor(&key, None)?;
+        }
+        let eid = self.eid();
+        if mark.mode == Mode::Unique {
+            self.rehome(family, Some(eid), None)?;
+        }
+        self.ledger.tallies.remove(family);
+        Arc::make_mut(&mut self.ledger.families).remove(family);
+        self.changed = true;
+        self.marks_changed = true;
+        Ok(Ok(Stamp { hlc: self.clock.tick(self.now), eid, hash: value_hash(None) }))
+    }
+
+    /// Gives the family's records of one owner to another, with the stamps and the places in the feed that
+    /// they have: sharing announces nothing as a new write.
+    fn rehome(&mut self, family: &Family, from: Option<Eid>, to: Option<Eid>) -> Result<(), StoreError> {
+        let mut moving = Vec::new();
+        self.write.scan(Span::Under(family), &mut |(key, stored)| {
+            if key.owner == from && key.path.key_in(family).is_some() {
+                moving.push((key, stored));
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (key, mut stored) in moving {
+            self.write.remove_record(&key)?;
+            let key = RecordKey { owner: to, path: key.path };
+            if let Some(there) = self.write.record(&key)? {
+                stored.register.merge(there.register);
+            }
+            self.write.put_record(&key, &stored)?;
+        }
+        Ok(())
+    }
+
+    fn tally(&self, family: &Family) -> Result<Tally, StoreError> {
+        let mut tally = Tally::default();
+        self.write.scan(Span::Under(family), &mut |(key, stored)| {
+            if key.path.key_in(family).is_some() {
+                tally.count(stored.register.is_tombstone(), 1);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(tally)
+    }
+
+    // ---- what arrives -------------------------------------------------------------------------
+
+    /// All of it or nothing: a record that does not belong there would be lost for good if the cursor
+    /// moved past it.
+    fn apply(&mut self, apply: Apply) -> Step<Merges> {
+        let Apply { source, crossing, family, mode, records, cursor, drop_cursor } = apply;
+        if self.families().mode_of(&family) != Some(mode) {
+            return Ok(Err(Refusal::NotShared(family)));
+        }
+        for record in &records {
+            step!(check_arriving(record, &family, mode));
+        }
+        let mut merges = Merges::default();
+        for record in records {
+            let class = Class::arriving(record.crossed, crossing);
+            self.merge(&record.key, record.register, class, &mut merges)?;
+        }
+        let cursor_key = |classes| CursorKey { source, family: family.clone(), classes };
+        if let Some((classes, cursor)) = cursor {
+            self.write.set_cursor(&cursor_key(classes), Some(cursor))?;
+            self.changed = true;
+        }
+        if let Some(classes) = drop_cursor {
+            self.write.set_cursor(&cursor_key(classes), None)?;
+            self.changed = true;
+        }
+        self.counts.merges.add(merges);
+        Ok(Ok(merges))
+    }
+
+    /// Merges at once, always. The clock follows, unless the stamp lies too far in the future.
+    fn merge(
+        &mut self,
+        key: &RecordKey,
+        register: Register,
+        class: Class,
+        merges: &mut Merges,
+    ) -> Result<(), StoreError> {
+        let stamp = register.stamp();
+        self.counts.drift_max_ms = self.counts.drift_max_ms.max(stamp.hlc.unix_ms().saturating_sub(self.now));
+        if let Observed::FarFuture { ahead_ms } = self.clock.observe(stamp.hlc, self.now) {
+            self.alarms.insert(Alarm::FarFuture { eid: stamp.eid, ahead_ms });
+        }
+        let existing = self.write.record(key)?;
+        let merged = match &existing {
+            None => Merged { merge: Merge::Won, duplicate_eid: false },
+            Some(stored) => stored.register.clone().merge(register.clone()),
+        };
+        if merged.duplicate_eid {
+            self.alarms.insert(Alarm::DuplicateEid { eid: stamp.eid });
+        }
+        match merged.merge {
+            Merge::Won => {
+                self.store(key, register, class, existing.as_ref())?;
+                merges.won += 1;
+            }
+            Merge::Lost => merges.lost += 1,
+            Merge::Same => merges.same += 1,
+        }
+        Ok(())
+    }
+
+    fn import(&mut self, lines: Vec<ImportLine>) -> Result<Imported, StoreError> {
+        let mut imported = Imported::default();
+        for (at, line) in lines.into_iter().enumerate() {
+            match self.import_line(line, &mut imported.merges)? {
+                Ok(written) => imported.written += written,
+                Err(refusal) => imported.refused.push((at, refusal)),
+            }
+        }
+        self.counts.merges.add(imported.merges);
+        Ok(imported)
+    }
+
+    /// Gives the number of new writes the line made: 0 or 1.
+    fn import_line(&mut self, line: ImportLine, merges: &mut Merges) -> Step<u64> {
+        let ImportLine { key, value, stamp } = line;
+        step!(writable(&key.path));
+        let Some(stamp) = stamp else {
+            let outcome = match value {
+                Some(value) => self.put(key.path, value)?,
+                None => self.delete(key.path)?,
+            };
+            return Ok(outcome.map(|_| 1));
+        };
+        let family = self.families().covering(&key.path).map(|(family, mark)| (family.clone(), mark.mode));
+        let record = Record { key, register: step!(Register::checked(value, stamp)), crossed: false };
+        if let Some((family, mode)) = family {
+            step!(check_arriving(&record, &family, mode));
+        }
+        self.merge(&record.key, record.register, Class::Local, merges)?;
+        Ok(Ok(0))
+    }
+}
+
+/// The family that a path under the marks names, if it is such a path.
+fn marked_family(path: &Path) -> Option<Result<Family, PathError>> {
+    (path.top() == MARKS_FAMILY).then(|| Family::new(&path.as_str()[MARKS_FAMILY.len() + 2..]))
+}
+
+fn writable(path: &Path) -> Result<(), Refusal> {
+    writable_top(path.top(), || path.to_string())
+}
+
+fn writable_top(top: &str, path: impl Fn() -> String) -> Result<(), Refusal> {
+    if top == BOOKS_FAMILY || top == MARKS_FAMILY {
+        return Err(Refusal::Reserved(path()));
+    }
+    match top.parse::<Eid>() {
+        Ok(_) => Err(Refusal::UnderEid { path: path() }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// A record may arrive in a family only if it lies in it and is owned as the family's mode says.
+fn check_arriving(record: &Record, family: &Family, mode: Mode) -> Result<(), Refusal> {
+    let belongs = record.key.path.key_in(family).is_some() && record.key.owner.is_some() == (mode == Mode::Unique);
+    if !belongs {
+        return Err(Refusal::OutsideFamily { path: record.key.path.clone(), family: family.clone() });
+    }
+    Ok(record.register.check()?)
+}
+
+impl Merges {
+    pub fn add(&mut self, other: Merges) {
+        self.won += other.won;
+        self.lost += other.lost;
+        self.same += other.same;
+    }
+}

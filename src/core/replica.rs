@@ -1,0 +1,367 @@
+//! The state machine of one node: inputs and the time go in, outcomes and effects come out.
+//!
+//! A batch of inputs is one store transaction. What the caller gets back may be acted upon at once
+//! (acknowledged, told to followers, shown): it is durable. The replica's own state changes only after
+//! the commit; when a commit fails the store is reopened and the state is rebuilt from it.
+//!
+//! Never here: waiting, sockets, the wall clock. Duties of the caller: hand in arriving records with the
+//! EID that the certificate of their source names, and release nothing before `handle` returned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
+use super::eid::Eid;
+use super::family::{Families, Mode, ShareError, UnknownMode};
+use super::path::{Family, Limits, Path, PathError, Value};
+use super::record::{Classes, Record, RecordKey};
+use super::register::HashMismatch;
+use super::storage::{Cursor, Read, Run, RunStart, Span, Store, StoreError, Write};
+
+/// What does not change while a node runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub eid: Eid,
+    pub limits: Limits,
+    pub max_clock_drift_ms: NonZeroU64,
+    /// Families that the configuration adds to those that are never shared globally.
+    pub never_globally: Vec<Family>,
+}
+
+impl Settings {
+    pub fn new(eid: Eid) -> Self {
+        Self {
+            eid,
+            limits: Limits::default(),
+            max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS,
+            never_globally: Vec::new(),
+        }
+    }
+}
+
+/// What a replica can be asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    Put {
+        path: Path,
+        value: Value,
+    },
+    Delete {
+        path: Path,
+    },
+    /// Deletes every live record under `tree` that this node can write.
+    DeleteTree {
+        tree: Family,
+    },
+    Share {
+        family: Family,
+        mode: Mode,
+    },
+    Unshare {
+        family: Family,
+    },
+    Import {
+        lines: Vec<ImportLine>,
+    },
+    Apply(Apply),
+    /// The modes in which live members share families, for the check that a new sharing agrees.
+    Elsewhere {
+        modes: BTreeMap<Family, Vec<(Eid, Mode)>>,
+    },
+    /// Enters this node in the cluster's books, unless it stands there.
+    Admit,
+}
+
+/// One line of an import. Without a stamp it is a new write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportLine {
+    pub key: RecordKey,
+    pub value: Option<Value>,
+    pub stamp: Option<Stamp>,
+}
+
+/// Records that arrive from another node, and the cursor that they bring this one to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apply {
+    pub source: Eid,
+    /// The source is at another site.
+    pub crossing: bool,
+    pub family: Family,
+    pub mode: Mode,
+    pub records: Vec<Record>,
+    /// The cursor to keep, with the scope it is kept for.
+    pub cursor: Option<(Classes, Cursor)>,
+    /// A cursor of another scope that is not needed any more.
+    pub drop_cursor: Option<Classes>,
+}
+
+/// What became of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Written {
+        path: Path,
+        stamp: Stamp,
+    },
+    /// How many records a [`Input::DeleteTree`] deleted.
+    Removed {
+        count: u64,
+    },
+    Shared,
+    Unshared,
+    Imported(Imported),
+    Applied(Merges),
+    /// [`Input::Elsewhere`] and [`Input::Admit`].
+    Noted,
+    Refused(Refusal),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    pub merges: Merges,
+    /// Lines that became new writes.
+    pub written: u64,
+    /// Refused lines by their place in the import, from 0. The others were taken.
+    pub refused: Vec<(usize, Refusal)>,
+}
+
+/// Merges by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merges {
+    pub won: u64,
+    pub lost: u64,
+    pub same: u64,
+}
+
+/// Why an input was not carried out. Nothing has changed then.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("Database entry does not exist.")]
+    NotFound,
+    #[error("{0}")]
+    Invalid(#[from] PathError),
+    #[error(
+        "'{path}' is under the EID of a server: only that server writes it, as a key of a unique family of its own"
+    )]
+    UnderEid { path: String },
+    #[error("'{0}' is kept by the program itself and cannot be written")]
+    Reserved(String),
+    #[error("{0}")]
+    Share(#[from] ShareError),
+    #[error("{0}")]
+    UnknownMode(#[from] UnknownMode),
+    #[error("Shared family '{0}' does not exist.")]
+    NotShared(Family),
+    #[error("the record '{path}' does not belong to family '{family}' as it is shared here")]
+    OutsideFamily { path: Path, family: Family },
+    #[error("{0}")]
+    HashMismatch(#[from] HashMismatch),
+    #[error("the record bears the greatest stamp there is, nothing can be written over it")]
+    StampExhausted,
+}
+
+impl Refusal {
+    /// A short name for counting; the set of names is fixed.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::NotFound => "not_found",
+            Refusal::Invalid(PathError::ValueTooLong { .. }) => "value_too_long",
+            Refusal::Invalid(_) => "bad_path_or_value",
+            Refusal::UnderEid { .. } => "under_eid",
+            Refusal::Reserved(_) => "reserved",
+            Refusal::Share(_) | Refusal::UnknownMode(_) => "share",
+            Refusal::NotShared(_) => "not_shared",
+            Refusal::OutsideFamily { .. } => "outside_family",
+            Refusal::HashMismatch(_) => "hash_mismatch",
+            Refusal::StampExhausted => "stamp_exhausted",
+        }
+    }
+}
+
+/// Something that an operator must see.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Alarm {
+    /// A record of this node lies too far in the future: its clock is wrong, or ours is.
+    FarFuture { eid: Eid, ahead_ms: u64 },
+    /// Two different writes bear the same time and EID: two nodes use one EID.
+    DuplicateEid { eid: Eid },
+}
+
+/// A batch that is durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// One for each input, in their order.
+    pub outcomes: Vec<Outcome>,
+    /// Shared families with new entries in the change feed.
+    pub touched: BTreeSet<Family>,
+    pub counts: Counts,
+    pub alarms: BTreeSet<Alarm>,
+    /// Whether the batch changed the store at all.
+    pub changed: bool,
+    /// Whether marks changed.
+    pub marks_changed: bool,
+}
+
+/// What a batch did, for counting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub puts: u64,
+    pub deletes: u64,
+    pub merges: Merges,
+    /// The furthest that an arriving stamp lay ahead of this node's wall clock, in milliseconds.
+    pub drift_max_ms: u64,
+}
+
+/// Keys and tombstones of a shared family, every owner's copy counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub keys: u64,
+    pub tombstones: u64,
+}
+
+/// What a replica knows without asking its store. Staged by a batch, kept when the batch is durable.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    pub families: Arc<Families>,
+    pub tallies: BTreeMap<Family, Tally>,
+    /// Purge floors by family: nothing is stamped at or below them.
+    pub floors: Arc<BTreeMap<Family, Hlc>>,
+    pub head: u64,
+    pub(super) elsewhere: Arc<BTreeMap<Family, Vec<(Eid, Mode)>>>,
+}
+
+/// One node's replica over its store.
+pub struct Replica<S: Store> {
+    store: S,
+    settings: Settings,
+    clock: Clock,
+    ledger: Ledger,
+    run: Run,
+    /// A commit failed and the store has not been brought back yet.
+    broken: bool,
+}
+
+impl<S: Store> Replica<S> {
+    /// Opens the store for a new run, whose random id the caller draws.
+    pub fn open(mut store: S, settings: Settings, run: Run, now: UnixMs) -> Result<Self, StoreError> {
+        let mut clock = Clock::new(settings.max_clock_drift_ms);
+        let ledger = load(&store.read()?, &settings, &mut clock, now)?;
+        let mut write = store.write()?;
+        write.append_run(RunStart { run, first_seq: ledger.head + 1 })?;
+        write.commit()?;
+        Ok(Self { store, settings, clock, ledger, run, broken: false })
+    }
+
+    pub fn eid(&self) -> Eid {
+        self.settings.eid
+    }
+
+    pub fn run(&self) -> Run {
+        self.run
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The greatest moment this node's clock has made or observed.
+    pub fn clock_last(&self) -> Hlc {
+        self.clock.last()
+    }
+
+    /// A consistent view of what is durable.
+    pub fn read(&self) -> Result<S::Reader, StoreError> {
+        self.store.read()
+    }
+
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// Gives the store back, as a crash or a stop would leave it.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
+    /// Carries out a batch in one transaction. On an error nothing has changed and nothing may be
+    /// released; the next call first brings the store back.
+    pub fn handle(&mut self, inputs: Vec<Input>, now: UnixMs) -> Result<Committed, StoreError> {
+        if self.broken {
+            self.recover(now)?;
+        }
+        let result = self.carry_out(inputs, now);
+        if result.is_err() {
+            self.broken = true;
+            // The first error says why; if this one fails too, the next call tries again.
+            let _ = self.recover(now);
+        }
+        result
+    }
+
+    fn carry_out(&mut self, inputs: Vec<Input>, now: UnixMs) -> Result<Committed, StoreError> {
+        let write = self.store.write()?;
+        let mut batch = Batch::new(write, &self.settings, &mut self.clock, self.ledger.clone(), now);
+        let mut outcomes = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            outcomes.push(batch.carry_out(input)?);
+        }
+        let (ledger, committed) = batch.commit(outcomes)?;
+        self.ledger = ledger;
+        Ok(committed)
+    }
+
+    /// Reopens the store after a failed commit. The commit may have reached the disk all the same, so the
+    /// state is read afresh; the clock only ever goes forward.
+    fn recover(&mut self, now: UnixMs) -> Result<(), StoreError> {
+        self.store.reopen()?;
+        let elsewhere = self.ledger.elsewhere.clone();
+        self.ledger = Ledger { elsewhere, ..load(&self.store.read()?, &self.settings, &mut self.clock, now)? };
+        self.broken = false;
+        Ok(())
+    }
+}
+
+/// Where the books keep a family's purge floor.
+const FLOORS: &str = "__kinfolk/floor";
+
+/// The purge floor that a record of the books tells of, if it does.
+pub(super) fn floor_of(path: &Path, value: Option<&Value>) -> Option<(Family, Hlc)> {
+    let floors = Family::new(FLOORS).expect("a good name");
+    let family = Family::new(path.key_in(&floors)?).ok()?;
+    let floor = value?.as_str().parse().ok().and_then(Hlc::from_u64)?;
+    Some((family, floor))
+}
+
+/// One scan of the store: seeds the clock with the greatest stamp that is not too far in the future, and
+/// counts keys and tombstones.
+fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) -> Result<Ledger, StoreError> {
+    let families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
+    let mut tallies: BTreeMap<Family, Tally> =
+        families.marks().keys().map(|family| (family.clone(), Tally::default())).collect();
+    let mut floors = BTreeMap::new();
+    let mut greatest = Hlc::ZERO;
+    read.scan(Span::All, &mut |(key, stored)| {
+        let hlc = stored.register.stamp().hlc;
+        if hlc > greatest && clock.is_near(hlc, now) {
+            greatest = hlc;
+        }
+        if let Some((family, _)) = families.covering(&key.path) {
+            let tally = tallies.get_mut(family).expect("every shared family has a tally");
+            tally.count(stored.register.is_tombstone(), 1);
+        }
+        floors.extend(floor_of(&key.path, stored.register.value()));
+        ControlFlow::Continue(())
+    })?;
+    clock.seed(greatest, now);
+    let head = read.head()?;
+    Ok(Ledger { families: Arc::new(families), tallies, floors: Arc::new(floors), head, elsewhere: Arc::default() })
+}
+
+impl Tally {
+    pub(super) fn count(&mut self, tombstone: bool, by: i64) {
+        let counter = if tombstone { &mut self.tombstones } else { &mut self.keys };
+        *counter = counter.checked_add_signed(by).expect("a tally counts what is there");
+    }
+}

@@ -1,0 +1,270 @@
+//! Follow streams as state machines, no sockets: what a source sends, what a follower does with it.
+//!
+//! A stream carries one family from one source to one follower. The follower asks from its durable cursor
+//! in the scope that it names; the source reads its change feed from there. There are no acknowledgements:
+//! what the follower applies and its new cursor are one transaction, and a reconnect resumes there.
+
+use std::ops::ControlFlow;
+
+use super::codec::FRAME_MAX_BYTES;
+use super::eid::Eid;
+use super::family::{Families, Mode};
+use super::message::{Entries, Follow, FollowReply};
+use super::path::Family;
+use super::record::{Classes, Record};
+use super::replica::Apply;
+use super::storage::{Cursor, CursorKey, Read, Run, StoreError};
+
+/// How many bytes of records go into one frame: below the frame's limit by more than any fixed part.
+const BATCH_MAX_BYTES: usize = FRAME_MAX_BYTES - 4_096;
+/// How many entries of the feed are looked at for one frame, wanted or not: bounds the time of one read.
+const SCAN_MAX_ENTRIES: usize = 16_384;
+/// A cursor that only moved past entries of other scopes is kept when it moved this far: it saves a scan
+/// after a restart, no more.
+const IDLE_CURSOR_STRIDE: u64 = 10_000;
+
+/// The sending side of a follow stream.
+#[derive(Debug)]
+pub struct Source {
+    family: Family,
+    classes: Classes,
+    sent_to: u64,
+    /// Whether the follower has been told how far it is complete.
+    spoken: bool,
+}
+
+impl Source {
+    /// Judges a follower's request. No source means that the stream ends with the reply.
+    pub fn open<R: Read>(
+        read: &R,
+        families: &Families,
+        request: &Follow,
+    ) -> Result<(FollowReply, Option<Source>), StoreError> {
+        let mode = families.mode_of(&request.family);
+        if mode != Some(request.mode) {
+            return Ok((FollowReply::NotShared { mode }, None));
+        }
+        let runs = read.runs()?;
+        let head = read.head()?;
+        let run = runs.last().expect("a store that is open has a run").run;
+        let since = families.mark(&request.family).map_or(0, |mark| mark.since);
+        let part_end = |cursor: Cursor| {
+            let at = runs.iter().position(|start| start.run == cursor.run)?;
+            Some(runs.get(at + 1).map_or(head, |next| next.first_seq - 1))
+        };
+        let sent_to = match request.cursor {
+            None => 0,
+            Some(cursor) => match part_end(cursor) {
+                Some(end) if cursor.seq <= end && cursor.seq >= since => cursor.seq,
+                _ => return Ok((FollowReply::Compare { run, head }, None)),
+            },
+        };
+        let source = Source { family: request.family.clone(), classes: request.classes, sent_to, spoken: false };
+        Ok((FollowReply::Resume { run, head }, Some(source)))
+    }
+
+    /// The next frame, or none if the follower has been told everything. A frame without records only
+    /// says that the follower is complete further than it knew.
+    pub fn next<R: Read>(&mut self, read: &R) -> Result<Option<Entries>, StoreError> {
+        let head = read.head()?;
+        if self.spoken && head == self.sent_to {
+            return Ok(None);
+        }
+        let mut complete_to = head;
+        let mut wanted = Vec::new();
+        let (mut looked_at, mut bytes) = (0, 0);
+        let mut failed = None;
+        read.feed(self.family.top(), self.sent_to, &mut |(seq, class, key)| {
+            looked_at += 1;
+            if self.classes.contains(class) && key.path.key_in(&self.family).is_some() {
+                match read.record(&key) {
+                    Ok(stored) => {
+                        let record = Record::new(key, stored.expect("what stands in the feed is in the store"));
+                        bytes += record.frame_bytes();
+                        if bytes > BATCH_MAX_BYTES && !wanted.is_empty() {
+                            complete_to = seq - 1;
+                            return ControlFlow::Break(());
+                        }
+                        wanted.push(record);
+                    }
+                    Err(error) => {
+                        failed = Some(error);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            if looked_at == SCAN_MAX_ENTRIES {
+                complete_to = seq;
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        self.sent_to = complete_to;
+        self.spoken = true;
+        Ok(Some(Entries { records: wanted, complete_to, head }))
+    }
+
+    pub fn family(&self) -> &Family {
+        &self.family
+    }
+
+    /// How far the follower has been sent everything.
+    pub fn sent_to(&self) -> u64 {
+        self.sent_to
+    }
+}
+
+/// What the driver of a follower does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Read the next frame.
+    Read,
+    /// Apply this first; only then read on.
+    Apply(Apply),
+    /// Apply this, then end the stream and open another with [`Follower::request`].
+    ApplyThenReopen(Apply),
+    /// End the stream and open another with [`Follower::request`].
+    Reopen,
+    /// The source does not share the family in this mode: give up until membership says otherwise.
+    GiveUp { mode: Option<Mode> },
+}
+
+/// The source said something that a correct one does not say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("entries came before the reply to the request")]
+    EntriesBeforeReply,
+    #[error("a second reply came on one stream")]
+    SecondReply,
+    #[error("complete to {complete_to} was said after {before}")]
+    Backwards { before: u64, complete_to: u64 },
+}
+
+/// The receiving side of a follow stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follower {
+    source: Eid,
+    /// The source is at another site.
+    crossing: bool,
+    family: Family,
+    mode: Mode,
+    wanted: Classes,
+    /// The scope of the present stream: the wanted one, or everything while the family is fetched whole.
+    asked: Classes,
+    cursor: Option<Cursor>,
+    /// The run of the source, once it has replied on the present stream.
+    run: Option<Run>,
+    /// The source's head when last heard of.
+    head: u64,
+    /// The cursor as it is kept in the store.
+    kept_seq: u64,
+}
+
+impl Follower {
+    /// Starts from the durable cursor of the wanted scope; else it fetches everything first, from the
+    /// cursor of an attempt that was cut short if there is one.
+    pub fn new<R: Read>(
+        read: &R,
+        source: Eid,
+        crossing: bool,
+        family: Family,
+        mode: Mode,
+        wanted: Classes,
+    ) -> Result<Self, StoreError> {
+        let cursor_of = |classes| read.cursor(&CursorKey { source, family: family.clone(), classes });
+        let (asked, cursor) = match cursor_of(wanted)? {
+            Some(cursor) => (wanted, Some(cursor)),
+            None => (Classes::ALL, cursor_of(Classes::ALL)?),
+        };
+        let kept_seq = cursor.map_or(0, |cursor| cursor.seq);
+        Ok(Self { source, crossing, family, mode, wanted, asked, cursor, run: None, head: 0, kept_seq })
+    }
+
+    /// The request that opens the next stream.
+    pub fn request(&mut self) -> Follow {
+        self.run = None;
+        Follow { family: self.family.clone(), mode: self.mode, classes: self.asked, cursor: self.cursor }
+    }
+
+    pub fn on_reply(&mut self, reply: FollowReply) -> Result<Next, Violation> {
+        if self.run.is_some() {
+            return Err(Violation::SecondReply);
+        }
+        match reply {
+            FollowReply::Resume { run, head } => {
+                self.run = Some(run);
+                self.head = head;
+                Ok(Next::Read)
+            }
+            FollowReply::Compare { head, .. } => {
+                self.head = head;
+                self.asked = Classes::ALL;
+                self.cursor = None;
+                self.kept_seq = 0;
+                Ok(Next::Reopen)
+            }
+            FollowReply::NotShared { mode } => Ok(Next::GiveUp { mode }),
+        }
+    }
+
+    pub fn on_entries(&mut self, entries: Entries) -> Result<Next, Violation> {
+        let run = self.run.ok_or(Violation::EntriesBeforeReply)?;
+        let before = self.cursor.map_or(0, |cursor| cursor.seq);
+        let Entries { records, complete_to, head } = entries;
+        if complete_to < before {
+            return Err(Violation::Backwards { before, complete_to });
+        }
+        self.head = head;
+        let cursor = Cursor { run, seq: complete_to };
+        self.cursor = Some(cursor);
+        let whole = self.asked != self.wanted && complete_to >= head;
+        let idle = records.is_empty() && complete_to < self.kept_seq + IDLE_CURSOR_STRIDE && self.kept_seq > 0;
+        if idle && !whole {
+            return Ok(Next::Read);
+        }
+        self.kept_seq = complete_to;
+        let mut apply = Apply {
+            source: self.source,
+            crossing: self.crossing,
+            family: self.family.clone(),
+            mode: self.mode,
+            records,
+            cursor: Some((self.asked, cursor)),
+            drop_cursor: None,
+        };
+        if !whole {
+            return Ok(Next::Apply(apply));
+        }
+        // Everything of the family up to here is here, so the wanted scope is complete as well.
+        apply.cursor = Some((self.wanted, cursor));
+        apply.drop_cursor = Some(self.asked);
+        self.asked = self.wanted;
+        Ok(Next::ApplyThenReopen(apply))
+    }
+
+    /// The source's head when last heard of, less the cursor: how far this follower lags, in entries.
+    pub fn lag_entries(&self) -> u64 {
+        self.head.saturating_sub(self.cursor.map_or(0, |cursor| cursor.seq))
+    }
+
+    /// Whether this follower has everything that its source had when last heard of.
+    pub fn caught_up(&self) -> bool {
+        self.asked == self.wanted && self.run.is_some() && self.lag_entries() == 0
+    }
+
+    pub fn cursor_seq(&self) -> u64 {
+        self.cursor.map_or(0, |cursor| cursor.seq)
+    }
+
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The scope of the present stream.
+    pub fn asked(&self) -> Classes {
+        self.asked
+    }
+}

@@ -1,0 +1,233 @@
+//! The writer thread: the one owner of the [`Replica`], and the handle that everything else has.
+//!
+//! It takes everything that waits in its inbox, carries it out as one batch in one transaction (group
+//! commit), and only then releases what came of it: answers, wake-ups of followers, the published state.
+//! Reads do not pass through it: they are read transactions of the store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::core::clock::{Hlc, UnixMs};
+use crate::core::eid::Eid;
+use crate::core::path::Family;
+use crate::core::replica::{Committed, Input, Ledger, Outcome, Replica};
+use crate::core::storage::{Reads, Run, Store, StoreError};
+use crate::core::view::View;
+
+/// Limits of the writer.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// Inputs that may wait; beyond it those who bring more wait.
+    pub queue_max: usize,
+    /// Inputs in one batch at most.
+    pub batch_max: usize,
+}
+
+impl Default for WriterLimits {
+    fn default() -> Self {
+        Self { queue_max: 8_192, batch_max: 1_024 }
+    }
+}
+
+/// Why an input got no outcome.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("the node is stopping")]
+    Stopping,
+}
+
+/// What is durable, as the writer last published it.
+#[derive(Clone, Debug)]
+pub struct Published {
+    pub ledger: Ledger,
+    pub run: Run,
+    /// The greatest moment that the hybrid clock has made or observed.
+    pub clock_last: Hlc,
+    /// The error of the last batch, if it failed.
+    pub fault: Option<StoreError>,
+}
+
+/// A batch, for those who count: what it did or why it failed, how many inputs, and how long it took.
+pub struct BatchReport<'a> {
+    pub result: Result<&'a Committed, &'a StoreError>,
+    pub inputs: usize,
+    pub took: Duration,
+}
+
+struct Job {
+    input: Input,
+    answer: Option<oneshot::Sender<Result<Outcome, SubmitError>>>,
+}
+
+/// Wakes those who follow a family.
+#[derive(Clone, Debug, Default)]
+struct Wakes(Arc<Mutex<BTreeMap<Family, watch::Sender<u64>>>>);
+
+impl Wakes {
+    fn subscribe(&self, family: &Family) -> watch::Receiver<u64> {
+        let mut wakes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wakes.entry(family.clone()).or_default().subscribe()
+    }
+
+    fn wake<'a>(&self, families: impl IntoIterator<Item = &'a Family>, head: u64) {
+        let mut wakes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for family in families {
+            if let Some(wake) = wakes.get(family) {
+                if wake.receiver_count() == 0 {
+                    wakes.remove(family);
+                } else {
+                    wake.send_replace(head);
+                }
+            }
+        }
+    }
+}
+
+/// The handle of the database of a node. Cheap to clone.
+pub struct Database<R> {
+    eid: Eid,
+    queue: mpsc::Sender<Job>,
+    reads: R,
+    published: watch::Receiver<Arc<Published>>,
+    wakes: Wakes,
+}
+
+impl<R: Clone> Clone for Database<R> {
+    fn clone(&self) -> Self {
+        Self {
+            eid: self.eid,
+            queue: self.queue.clone(),
+            reads: self.reads.clone(),
+            published: self.published.clone(),
+            wakes: self.wakes.clone(),
+        }
+    }
+}
+
+impl<R: Reads> Database<R> {
+    pub fn eid(&self) -> Eid {
+        self.eid
+    }
+
+    /// Carries out an input; returns when it is durable.
+    pub async fn submit(&self, input: Input) -> Result<Outcome, SubmitError> {
+        let (answer, outcome) = oneshot::channel();
+        let job = Job { input, answer: Some(answer) };
+        self.queue.send(job).await.map_err(|_| SubmitError::Stopping)?;
+        outcome.await.map_err(|_| SubmitError::Stopping)?
+    }
+
+    /// A consistent view of what is durable.
+    pub fn view(&self) -> Result<View<R::Reader>, StoreError> {
+        let families = self.published.borrow().ledger.families.clone();
+        Ok(View { read: self.reads.read()?, families, eid: self.eid })
+    }
+
+    pub fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    /// Changes with every batch.
+    pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
+    /// Changes when a family has new entries in the change feed.
+    pub fn wakes(&self, family: &Family) -> watch::Receiver<u64> {
+        self.wakes.subscribe(family)
+    }
+}
+
+/// The running writer thread. It ends when the last [`Database`] handle is gone.
+pub struct Writer(JoinHandle<()>);
+
+impl Writer {
+    /// Waits for the thread, which closes the store. Call it when all handles are dropped.
+    pub fn join(self) {
+        if let Err(panic) = self.0.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Starts the writer thread over an open replica. `now` reads the wall clock; `on_batch` counts.
+pub fn start<S>(
+    replica: Replica<S>,
+    limits: WriterLimits,
+    now: fn() -> UnixMs,
+    on_batch: impl FnMut(BatchReport<'_>) + Send + 'static,
+) -> std::io::Result<(Database<S::Reads>, Writer)>
+where
+    S: Store + Send + 'static,
+{
+    let (queue, inbox) = mpsc::channel(limits.queue_max);
+    let (publish, published) = watch::channel(Arc::new(publication(&replica, None)));
+    let wakes = Wakes::default();
+    let database =
+        Database { eid: replica.eid(), queue, reads: replica.store().reads(), published, wakes: wakes.clone() };
+    let mut thread = Thread { replica, inbox, batch_max: limits.batch_max, now, on_batch, publish, wakes };
+    let handle = std::thread::Builder::new().name("kinfolk-writer".into()).spawn(move || thread.run())?;
+    Ok((database, Writer(handle)))
+}
+
+fn publication<S: Store>(replica: &Replica<S>, fault: Option<StoreError>) -> Published {
+    Published { ledger: replica.ledger().clone(), run: replica.run(), clock_last: replica.clock_last(), fault }
+}
+
+struct Thread<S: Store, F> {
+    replica: Replica<S>,
+    inbox: mpsc::Receiver<Job>,
+    batch_max: usize,
+    now: fn() -> UnixMs,
+    on_batch: F,
+    publish: watch::Sender<Arc<Published>>,
+    wakes: Wakes,
+}
+
+impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
+    fn run(&mut self) {
+        let mut jobs = Vec::new();
+        while self.inbox.blocking_recv_many(&mut jobs, self.batch_max) > 0 {
+            self.carry_out(&mut jobs);
+        }
+    }
+
+    fn carry_out(&mut self, jobs: &mut Vec<Job>) {
+        let (inputs, answers): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.input, job.answer)).unzip();
+        let count = inputs.len();
+        #[expect(clippy::disallowed_methods, reason = "measures how long a batch takes; decides nothing")]
+        let started = Instant::now();
+        let result = self.replica.handle(inputs, (self.now)());
+        let took = started.elapsed();
+        let fault = result.as_ref().err().cloned();
+        // Published before anyone is answered or woken: whoever hears of a write finds it.
+        self.publish.send_replace(Arc::new(publication(&self.replica, fault)));
+        (self.on_batch)(BatchReport { result: result.as_ref(), inputs: count, took });
+        match result {
+            Ok(committed) => {
+                self.wakes.wake(&committed.touched, self.replica.ledger().head);
+                for (answer, outcome) in answers.into_iter().zip(committed.outcomes) {
+                    give(answer, Ok(outcome));
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    give(answer, Err(SubmitError::Store(error.clone())));
+                }
+            }
+        }
+    }
+}
+
+fn give(answer: Option<oneshot::Sender<Result<Outcome, SubmitError>>>, outcome: Result<Outcome, SubmitError>) {
+    if let Some(answer) = answer {
+        // Whoever asked may have gone away; what they asked for is done all the same.
+        let _ = answer.send(outcome);
+    }
+}
