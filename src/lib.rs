@@ -12,3 +12,10 @@
 
 pub mod core;
 pub mod store;
+
+#[cfg(feature = "node")]
+pub mod http;
+#[cfg(feature = "node")]
+pub mod metrics;
+#[cfg(feature = "node")]
+pub mod status;
