@@ -280,6 +280,11 @@ impl<S: Store> Replica<S> {
         &self.store
     }
 
+    /// For tests and the simulator, which make a store fail.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
     /// Gives the store back, as a crash or a stop would leave it.
     pub fn into_store(self) -> S {
         self.store

@@ -8,10 +8,12 @@
 //! * Each record stands in the change feed once, at the sequence number it was last put with. The feed is
 //!   kept by the first segment of the path, so that a quiet family costs its followers nothing.
 //!
+//! The caller's duty: no two records bear the same sequence number.
+//!
 //! [`Replica`]: super::replica::Replica
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +78,13 @@ pub enum Span<'a> {
     All,
     /// The records whose path is this family's own or lies under it, of every owner.
     Under(&'a Family),
+}
+
+/// The keys of [`Span::Under`], in the form of [`RecordKey::to_bytes`]: those of the family's own path, and
+/// those under it. What sorts between the two (`/foo!`) belongs to others.
+pub fn family_ranges(family: &Family) -> [Range<Vec<u8>>; 2] {
+    let from = |end: u8| [b"/", family.as_str().as_bytes(), &[end]].concat();
+    [from(0)..from(1), from(b'/')..from(b'/' + 1)]
 }
 
 /// Why a store did not do what it was asked.
@@ -154,10 +163,11 @@ pub trait Write: Read + Sized {
     fn commit(self) -> Result<(), StoreError>;
 }
 
-/// What reads a store from any thread, beside the one that writes it.
+/// Begins reads of a store from any thread, also while its owner is in the middle of a transaction.
 pub trait Reads: Clone + Send + Sync + 'static {
     type Reader: Read;
 
+    /// The state of the last commit that succeeded.
     fn read(&self) -> Result<Self::Reader, StoreError>;
 }
 
@@ -169,9 +179,12 @@ pub trait Store {
     where
         Self: 'a;
 
+    /// A handle for those who read while the store itself belongs to the writer.
     fn reads(&self) -> Self::Reads;
 
-    fn read(&self) -> Result<Self::Reader, StoreError>;
+    fn read(&self) -> Result<Self::Reader, StoreError> {
+        self.reads().read()
+    }
 
     fn write(&mut self) -> Result<Self::Writer<'_>, StoreError>;
 

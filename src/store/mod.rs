@@ -1,4 +1,7 @@
 //! Stores: implementations of [`core::storage`](crate::core::storage), on disk and in memory.
+//!
+//! Never here: what records mean. A store does not merge, stamp or share; it keeps what it is given.
+//! One model test holds both stores to the duties that the trait states.
 
 pub mod memory;
 #[cfg(feature = "node")]
