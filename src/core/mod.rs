@@ -13,6 +13,8 @@ pub mod path;
 pub mod record;
 pub mod register;
 pub mod replica;
+#[cfg(test)]
+mod replica_test;
 pub mod session;
 pub mod storage;
 pub mod topology;
