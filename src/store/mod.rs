@@ -4,8 +4,8 @@
 //! One model test holds both stores to the duties that the trait states.
 
 pub mod memory;
-#[cfg(any())]
+#[cfg(feature = "node")]
 pub mod redb;
 
-#[cfg(any())]
+#[cfg(all(test, feature = "node"))]
 mod model_test;
