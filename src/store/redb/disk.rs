@@ -126,8 +126,8 @@ impl Disk {
         }
     }
 
-    /// From here to [`end_commit`](Self::end_commit) a failed write means a lost commit, until the one sync
-    /// that makes the commit durable has succeeded. An error means that nothing can be committed now.
+    /// From here to [`end_commit`](Self::end_commit) a failed write means a lost commit, until the sync that
+    /// makes the new header durable has succeeded. An error means that nothing can be committed now.
     pub(super) fn begin_commit(&self) -> Result<(), StoreError> {
         match &*self.state() {
             State::Through => {}
@@ -197,9 +197,11 @@ impl Disk {
     fn sync_through(&self) -> io::Result<()> {
         self.backend().sync_data()?;
         let mut header = self.header();
-        header.durable = header.written.clone();
-        drop(header);
-        self.0.committing.store(false, Ordering::Release);
+        // Where a commit lets the file grow, it syncs that too, before it writes its header.
+        if header.written != header.durable {
+            header.durable = header.written.clone();
+            self.0.committing.store(false, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -320,5 +322,122 @@ pub(super) fn from_io(error: &io::Error) -> StoreError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full,
         _ => StoreError::Io(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::redb::backends::InMemoryBackend;
+
+    #[derive(Debug, Default)]
+    struct Failing {
+        inner: InMemoryBackend,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl StorageBackend for Failing {
+        fn len(&self) -> io::Result<u64> {
+            self.inner.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.inner.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.inner.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            if self.fails.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.sync_data()?;
+            self.inner.write(offset, data)
+        }
+    }
+
+    fn disk() -> (Disk, Arc<AtomicBool>) {
+        let backend = Failing::default();
+        let fails = Arc::clone(&backend.fails);
+        let disk = Disk::new(Arc::new(RawFile::new(Box::new(backend), None)));
+        disk.set_len(8).expect("held");
+        disk.write(0, b"old.").expect("held");
+        disk.catch_up().expect("written");
+        (disk, fails)
+    }
+
+    fn content(disk: &Disk) -> Vec<u8> {
+        let mut bytes = vec![0; disk.len().expect("a length") as usize];
+        disk.read(0, &mut bytes).expect("it reads");
+        bytes
+    }
+
+    #[test]
+    fn a_commit_that_fails_after_the_sync_of_a_grown_file_is_lost() {
+        let (disk, fails) = disk();
+        disk.begin_commit().expect("it can");
+        disk.set_len(12).expect("done");
+        disk.sync_data().expect("done");
+        fails.store(true, Ordering::SeqCst);
+        disk.write(0, b"new.").expect("held");
+        disk.sync_data().expect("held");
+        assert_eq!(disk.end_commit(), Err(StoreError::Full));
+        assert!(disk.is_lost());
+    }
+
+    #[test]
+    fn a_failure_after_the_sync_of_the_header_is_housekeeping() {
+        let (disk, fails) = disk();
+        disk.begin_commit().expect("it can");
+        disk.write(0, b"new.").expect("done");
+        disk.sync_data().expect("done");
+        fails.store(true, Ordering::SeqCst);
+        disk.write(4, b"tidy").expect("held");
+        assert_eq!(disk.end_commit(), Ok(()));
+        assert_eq!(content(&disk), b"new.tidy");
+        assert_eq!(disk.catch_up(), Err(StoreError::Full));
+        assert_eq!(content(&disk), b"new.tidy", "what could not be written is still held");
+        fails.store(false, Ordering::SeqCst);
+        assert_eq!(disk.catch_up(), Ok(()));
+        assert_eq!(content(&disk), b"new.tidy");
+    }
+
+    #[test]
+    fn a_failed_sync_takes_the_old_header_back_into_the_file() {
+        let (disk, fails) = disk();
+        disk.begin_commit().expect("it can");
+        disk.write(0, b"new.").expect("done");
+        fails.store(true, Ordering::SeqCst);
+        let healed = Arc::clone(&fails);
+        disk.do_or_hold(
+            || {
+                let failed = disk.sync_through();
+                healed.store(false, Ordering::SeqCst);
+                failed
+            },
+            || Op::Sync,
+        )
+        .expect("held");
+        assert_eq!(disk.end_commit(), Err(StoreError::Full));
+        assert_eq!(&content(&disk)[..4], b"old.");
+    }
+
+    #[test]
+    fn what_is_held_reads_as_if_it_were_written() {
+        let (disk, fails) = disk();
+        fails.store(true, Ordering::SeqCst);
+        disk.write(6, b"abcd").expect("held");
+        disk.set_len(9).expect("held");
+        disk.set_len(11).expect("held");
+        assert_eq!(content(&disk), b"old.\0\0abc\0\0");
+        let mut middle = [0; 3];
+        disk.read(5, &mut middle).expect("it reads");
+        assert_eq!(&middle, b"\0ab");
+        disk.fence();
+        assert!(disk.read(5, &mut middle).is_err());
+        assert!(disk.write(5, &middle).is_err());
     }
 }

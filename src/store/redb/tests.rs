@@ -213,13 +213,14 @@ fn a_node_starts_on_a_full_disk_and_serves_reads() {
 }
 
 #[test]
-fn a_commit_takes_exactly_one_sync() {
+fn a_commit_that_need_not_grow_the_file_takes_one_sync() {
     let fake = Fake::new();
     let mut store = open(&fake);
-    for seq in 0..20 {
+    fill(&mut store, 1, 100).expect("filled");
+    for round in 1..20 {
         let before = fake.0.syncs.load(SeqCst);
-        fill(&mut store, 1 + seq * 10, 10).expect("filled");
-        assert_eq!(fake.0.syncs.load(SeqCst), before + 1, "the disk takes the first sync of a commit for all of it");
+        fill(&mut store, 100 * round, 10).expect("filled");
+        assert_eq!(fake.0.syncs.load(SeqCst), before + 1);
     }
 }
 
@@ -303,7 +304,7 @@ fn a_flipped_bit_is_never_served() {
         damaged.0.bytes.lock().expect("no panic")[bit / 8] ^= 1 << (bit % 8);
         match RedbStore::with_backend(damaged, &options()) {
             Err(error) => {
-                assert!(matches!(error, StoreError::Corrupted(_) | StoreError::Io(_)), "bit {bit}: {error}");
+                assert!(matches!(error, StoreError::Corrupted(_)), "bit {bit}: {error}");
                 refused += 1;
             }
             Ok(store) => {
