@@ -5,4 +5,9 @@
 
 pub mod memory;
 #[cfg(feature = "node")]
+pub mod redb;
+#[cfg(feature = "node")]
 pub mod writer;
+
+#[cfg(all(test, feature = "node"))]
+mod model_test;
