@@ -2,14 +2,17 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 use super::client::Client;
 use super::database::compact;
 use super::{Exit, Outcome, complain};
+use crate::core::family::Mode;
 use crate::status::{FollowStatus, MemberStatus, Status};
 
 const WIDTH_COLUMNS: u16 = 80;
+/// An IPv4 address and its port stay on one line, with two blanks of padding.
+const ADDRESS_COLUMNS: u16 = 23;
 
 pub fn run(client: &Client, json: bool, out: &mut dyn Write) -> Outcome {
     let answer = client.get("/v1/status")?;
@@ -73,18 +76,30 @@ fn table(header: &[&str], numbers: &[usize], eid: Option<usize>) -> Table {
 
 fn members(status: &Status) -> Table {
     let mut table = table(&["EID", "SITE", "ADDRESS", "STATE", "HEAD", "FAMILIES"], &[4], Some(0));
+    if let Some(address) = table.column_mut(2) {
+        address.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(ADDRESS_COLUMNS)));
+    }
     for member in &status.members {
-        let families: Vec<String> = member.families.iter().map(|(name, mode)| format!("{name} ({mode})")).collect();
+        let families: Vec<String> =
+            member.families.iter().map(|(name, mode)| format!("{name} {}", letter(*mode))).collect();
         table.add_row([
             member.eid.to_string(),
             member.site.clone(),
             member.address.clone(),
             state(member, status).to_string(),
             number(member.head),
-            families.join(", "),
+            families.join("\n"),
         ]);
     }
     table
+}
+
+/// As in the Shared column of `database show`.
+fn letter(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Global => "(G)",
+        Mode::Unique => "(U)",
+    }
 }
 
 fn state(member: &MemberStatus, status: &Status) -> &'static str {
@@ -172,7 +187,6 @@ mod tests {
 
     use super::*;
     use crate::core::eid::Eid;
-    use crate::core::family::Mode;
     use crate::status::{FamilyStatus, NodeStatus};
 
     fn member(last: u8, live: bool, connected: bool) -> MemberStatus {
