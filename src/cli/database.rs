@@ -28,7 +28,7 @@ Words:
 
 Examples:
   kinfolk database put CF 1001 1002
-  kinfolk database put CF 1001 -- -5      (not needed for values: `put CF 1001 -5` works too)
+  kinfolk database put limits low -5         (a value may begin with '-')
   kinfolk database show CF --json";
 
 #[derive(Debug, Args)]

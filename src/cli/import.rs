@@ -118,7 +118,7 @@ fn open(file: &FilePath) -> Result<(Input, Option<u64>), Failure> {
     }
     let opened = File::open(file).and_then(|opened| Ok((opened.metadata()?, opened)));
     let (metadata, opened) = opened.map_err(|error| unreadable(file, &error))?;
-    Ok((Box::new(BufReader::new(opened)), metadata.is_file().then(|| metadata.len())))
+    Ok((Box::new(BufReader::new(opened)), metadata.is_file().then_some(metadata.len())))
 }
 
 fn unreadable(file: &FilePath, error: &io::Error) -> Failure {

@@ -80,7 +80,7 @@ Exit codes: 0 done; 1 the answer is no; 2 wrong usage; 3 the node is unreachable
 /// crashes, partitions and clock errors. Each server runs a node (`kinfolk run`); the other commands ask
 /// the node on this server, or the one that --node names.
 #[derive(Debug, Parser)]
-#[command(name = "kinfolk", version, after_help = EXAMPLES)]
+#[command(name = "kinfolk", version, after_help = EXAMPLES, verbatim_doc_comment)]
 struct Cli {
     #[command(flatten)]
     node: NodeArgs,

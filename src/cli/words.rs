@@ -39,12 +39,13 @@ pub enum Refusal {
 }
 
 /// Takes the options out of the words. The value of `put` is taken as it stands, whatever it looks like,
-/// and so is everything after `--`.
+/// and so is everything after `--` (which is itself a value only where nothing follows it).
 pub fn split_options(args: &[String]) -> Result<(Vec<&str>, Options), Refusal> {
     let (mut words, mut options) = (Vec::new(), Options::default());
-    let mut args = args.iter().map(String::as_str);
+    let mut args = args.iter().map(String::as_str).peekable();
     while let Some(arg) = args.next() {
-        let is_value = words.len() == 3 && words[0] == "put" && words[1] != "shared";
+        let ends_options = arg == "--" && args.peek().is_some();
+        let is_value = words.len() == 3 && words[0] == "put" && words[1] != "shared" && !ends_options;
         let (name, inline) = match arg.split_once('=') {
             Some((name, value)) => (name, Some(value.to_string())),
             None => (arg, None),
@@ -155,6 +156,11 @@ mod tests {
         assert!(!options.json);
         let (verb, _) = read("put foo k -5").expect("good");
         assert_eq!(verb, Verb::Put { family: "foo".to_string(), key: "k".to_string(), value: "-5".to_string() });
+        for (line, value) in [("put foo k -- --json", "--json"), ("put foo k --", "--"), ("put -- foo k --", "--")] {
+            let (verb, options) = read(line).expect("good");
+            assert_eq!(verb, Verb::Put { family: "foo".to_string(), key: "k".to_string(), value: value.to_string() });
+            assert!(!options.json, "{line}");
+        }
         assert_eq!(read("show --node"), Err(Refusal::Incomplete("--node URL")));
     }
 }
