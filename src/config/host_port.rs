@@ -21,7 +21,7 @@ impl HostPort {
         &self.0
     }
 
-    /// True for 0.0.0.0 and [::], which one can listen on but not reach.
+    /// True for `0.0.0.0` and `[::]`, which one can listen on but not reach.
     pub fn is_unspecified(&self) -> bool {
         let host = self.0.rsplit_once(':').map_or("", |(host, _)| host);
         host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
