@@ -9,6 +9,7 @@
 mod counters;
 pub mod frames;
 mod mesh;
+pub mod streams;
 pub mod tls;
 
 pub use counters::{Counter, Counters, REFUSALS};

@@ -77,6 +77,11 @@ impl Streams {
         self.follows.borrow().clone()
     }
 
+    /// Changes when a stream gets further, breaks or is planned.
+    pub fn watch_follows(&self) -> watch::Receiver<Follows> {
+        self.follows.subscribe()
+    }
+
     /// Members that share a family of this node in the other mode.
     pub fn conflicts(&self) -> Vec<ModeConflict> {
         self.conflicts.borrow().clone()
@@ -86,9 +91,9 @@ impl Streams {
     pub fn caught_up_with_one(&self) -> bool {
         let follows = self.follows.borrow();
         let sources: BTreeSet<Eid> = follows.keys().map(|(source, _)| *source).collect();
-        sources.into_iter().any(|source| {
-            follows.iter().filter(|((of, _), _)| *of == source).all(|(_, progress)| progress.caught_up)
-        })
+        sources
+            .into_iter()
+            .any(|source| follows.iter().filter(|((of, _), _)| *of == source).all(|(_, progress)| progress.caught_up))
     }
 }
 
@@ -134,7 +139,14 @@ struct Planner<R> {
 impl<R: Reads> Planner<R> {
     fn new(room: Shared<R>, members: watch::Receiver<Members>) -> Self {
         let published = room.database.watch();
-        Self { room, members, published, missed: BTreeMap::new(), running: BTreeMap::new(), told_elsewhere: BTreeMap::new() }
+        Self {
+            room,
+            members,
+            published,
+            missed: BTreeMap::new(),
+            running: BTreeMap::new(),
+            told_elsewhere: BTreeMap::new(),
+        }
     }
 
     async fn run(mut self) {
@@ -154,15 +166,15 @@ impl<R: Reads> Planner<R> {
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         let families = self.published.borrow_and_update().ledger.families.clone();
         let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
-        let out_of_patience = self.missed.values().map(|since| *since + patience).filter(|at| *at > Instant::now()).min();
+        let out_of_patience =
+            self.missed.values().map(|since| *since + patience).filter(|at| *at > Instant::now()).min();
         let patience_ends = async {
             match out_of_patience {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
-        let families_change =
-            self.published.wait_for(|published| !Arc::ptr_eq(&published.ledger.families, &families));
+        let families_change = self.published.wait_for(|published| !Arc::ptr_eq(&published.ledger.families, &families));
         tokio::select! {
             biased;
             changed = self.members.changed() => changed,
@@ -212,7 +224,9 @@ impl<R: Reads> Planner<R> {
         let me = self.room.mesh.eid();
         let others: Vec<Member> = members.iter().filter(|member| member.eid != me).cloned().collect();
         let modes = topology::modes_elsewhere(&others);
-        if modes != self.told_elsewhere && self.room.database.submit(Input::Elsewhere { modes: modes.clone() }).await.is_ok() {
+        if modes != self.told_elsewhere
+            && self.room.database.submit(Input::Elsewhere { modes: modes.clone() }).await.is_ok()
+        {
             self.told_elsewhere = modes;
         }
     }
@@ -223,8 +237,11 @@ impl<R: Reads> Planner<R> {
         let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
         let me = self.room.mesh.eid();
         let now = Instant::now();
-        let missing: BTreeSet<Eid> =
-            members.iter().filter(|member| member.eid != me && member.live && !member.connected).map(|member| member.eid).collect();
+        let missing: BTreeSet<Eid> = members
+            .iter()
+            .filter(|member| member.eid != me && member.live && !member.connected)
+            .map(|member| member.eid)
+            .collect();
         self.missed.retain(|eid, _| missing.contains(eid));
         for eid in missing {
             self.missed.entry(eid).or_insert(now);

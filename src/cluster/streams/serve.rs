@@ -62,10 +62,11 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
     let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family);
-    let view = room.database.view()?;
-    let mark = view.families.mark(&request.family);
-    let (reply, source) = Source::open(&view.read, &view.families, &request)?;
-    drop(view);
+    let (mark, reply, source) = {
+        let view = room.database.view()?;
+        let (reply, source) = Source::open(&view.read, &view.families, &request)?;
+        (view.families.mark(&request.family), reply, source)
+    };
     tracing::debug!(%peer, family = %request.family, classes = %request.classes, ?reply, "follower");
     write_frame(&mut send, &reply).await?;
     let Some(mut source) = source else {
