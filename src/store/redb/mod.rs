@@ -32,7 +32,7 @@ use ::redb::{
 use crate::core::eid::Eid;
 use crate::core::storage::{Reads, Store, StoreError, Write};
 use disk::{Disk, RawFile, from_io};
-use rows::{EID, FORMAT, META, Snapshot, View};
+use rows::{EID, FORMAT, META, Snapshot, Txn, View};
 use transaction::Transaction;
 
 /// The file in the data directory.
@@ -80,15 +80,15 @@ impl Opened {
         *self.before_commit.lock().unwrap_or_else(PoisonError::into_inner) = txn;
     }
 
-    fn begin_read(&self) -> Result<Arc<ReadTransaction>, StoreError> {
-        let txn = Arc::new(self.db.begin_read().map_err(from_transaction)?);
+    fn begin_read(&self) -> Result<Txn, StoreError> {
+        let txn = self.db.begin_read().map_err(from_transaction)?;
         // In this order: a commit is marked as lost before redb lets anyone see it.
         if self.disk.is_lost()
             && let Some(before) = &*self.before_commit.lock().unwrap_or_else(PoisonError::into_inner)
         {
-            return Ok(Arc::clone(before));
+            return Ok(Txn::Shared(Arc::clone(before)));
         }
-        Ok(txn)
+        Ok(Txn::Own(txn))
     }
 }
 

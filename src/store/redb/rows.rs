@@ -56,15 +56,32 @@ pub trait Rows {
     fn range(&self, table: Table, bounds: Bounds<'_>, visit: RowVisit<'_>) -> Result<ControlFlow<()>, StoreError>;
 }
 
+/// A snapshot's own transaction, or one that several share.
+pub(super) enum Txn {
+    Own(ReadTransaction),
+    Shared(Arc<ReadTransaction>),
+}
+
+impl std::ops::Deref for Txn {
+    type Target = ReadTransaction;
+
+    fn deref(&self) -> &ReadTransaction {
+        match self {
+            Txn::Own(txn) => txn,
+            Txn::Shared(txn) => txn,
+        }
+    }
+}
+
 /// A snapshot. The opening is kept, since redb closes its file under the transactions of a dropped database.
 pub struct Snapshot {
     records: OnceCell<ReadOnlyTable<&'static [u8], &'static [u8]>>,
-    txn: Arc<ReadTransaction>,
+    txn: Txn,
     _opened: Arc<Opened>,
 }
 
 impl Snapshot {
-    pub(super) fn new(txn: Arc<ReadTransaction>, opened: Arc<Opened>) -> Self {
+    pub(super) fn new(txn: Txn, opened: Arc<Opened>) -> Self {
         Self { records: OnceCell::new(), txn, _opened: opened }
     }
 

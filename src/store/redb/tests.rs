@@ -119,47 +119,68 @@ fn state(view: &impl Read) -> Everything {
     everything(view).expect("it reads")
 }
 
-/// Every way a disk has to refuse, at every write of a commit and at its sync.
-fn refusals() -> impl Iterator<Item = (String, Box<dyn Fn(&Fake)>)> {
-    let full: (String, Box<dyn Fn(&Fake)>) = ("full".into(), Box::new(|fake| fake.0.full.store(true, SeqCst)));
-    let sync: (String, Box<dyn Fn(&Fake)>) = ("sync".into(), Box::new(|fake| fake.0.sync_fails.store(true, SeqCst)));
-    let nth = (0..40).map(|n| -> (String, Box<dyn Fn(&Fake)>) {
-        (format!("write {n}"), Box::new(move |fake| fake.0.writes_left.store(n, SeqCst)))
-    });
-    [full, sync].into_iter().chain(nth)
+/// How the disk refuses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Refusal {
+    /// Nothing new finds room, but what is allocated can be written.
+    Full,
+    /// Every write but the first so many.
+    From(u64),
+    Sync,
+}
+
+impl Refusal {
+    fn all() -> impl Iterator<Item = Refusal> {
+        [Refusal::Full, Refusal::Sync].into_iter().chain((0..40).map(Refusal::From))
+    }
+
+    fn begin(self, fake: &Fake) {
+        match self {
+            Refusal::Full => fake.0.full.store(true, SeqCst),
+            Refusal::From(write) => fake.0.writes_left.store(write, SeqCst),
+            Refusal::Sync => fake.0.sync_fails.store(true, SeqCst),
+        }
+    }
+
+    fn error(self) -> StoreError {
+        if self == Refusal::Sync { StoreError::Io("the cable is out".to_owned()) } else { StoreError::Full }
+    }
 }
 
 #[test]
 fn after_a_refused_commit_reads_go_on_and_writes_recover_when_space_returns() {
-    for (name, refuse) in refusals() {
+    for refusal in Refusal::all() {
         let fake = Fake::new();
         let mut store = open(&fake);
         fill(&mut store, 1, 80).expect("filled");
         let (reads, expected) = (store.reads(), state(&store.read().expect("a read")));
         let early = reads.read().expect("a read");
 
-        refuse(&fake);
+        refusal.begin(&fake);
         let refused = fill(&mut store, 81, 60);
-        let wanted = if name == "sync" { StoreError::Io("the cable is out".into()) } else { StoreError::Full };
-        assert_eq!(refused, Err(wanted.clone()), "{name}");
-        assert_eq!(state(&reads.read().expect("a read")), expected, "{name}: a new reader, before the reopening");
-        assert_eq!(state(&early), expected, "{name}: an old reader, before the reopening");
-        assert_eq!(state(&open(&fake.image()).read().expect("a read")), expected, "{name}: after a crash here");
+        assert_eq!(refused, Err(refusal.error()), "{refusal:?}");
+        assert_eq!(state(&reads.read().expect("a read")), expected, "{refusal:?}: a new reader, before the reopening");
+        assert_eq!(state(&early), expected, "{refusal:?}: an old reader, before the reopening");
+        assert_eq!(state(&open(&fake.image()).read().expect("a read")), expected, "{refusal:?}: after a crash here");
 
         store.reopen().expect("it reopens");
-        assert_eq!(state(&reads.read().expect("a read")), expected, "{name}: a new reader, after the reopening");
-        assert_eq!(state(&early), expected, "{name}: an old reader, after the reopening");
-        if name != "full" {
-            assert_eq!(store.write().err(), Some(wanted), "{name}: writing is refused as long as the disk refuses");
+        assert_eq!(state(&reads.read().expect("a read")), expected, "{refusal:?}: a new reader, after the reopening");
+        assert_eq!(state(&early), expected, "{refusal:?}: an old reader, after the reopening");
+        if refusal != Refusal::Full {
+            assert_eq!(
+                store.write().err(),
+                Some(refusal.error()),
+                "{refusal:?}: writing is refused as long as the disk refuses"
+            );
         }
-        assert_eq!(state(&reads.read().expect("a read")), expected, "{name}: a new reader, after trying to write");
+        assert_eq!(state(&reads.read().expect("a read")), expected, "{refusal:?}: a new reader, after trying to write");
 
         fake.heal();
         fill(&mut store, 81, 60).expect("writes recover");
         let grown = state(&reads.read().expect("a read"));
-        assert_ne!(grown, expected, "{name}");
+        assert_ne!(grown, expected, "{refusal:?}");
         drop((early, reads, store));
-        assert_eq!(state(&open(&fake).read().expect("a read")), grown, "{name}: after closing and opening");
+        assert_eq!(state(&open(&fake).read().expect("a read")), grown, "{refusal:?}: after closing and opening");
     }
 }
 

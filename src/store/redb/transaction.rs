@@ -82,10 +82,9 @@ impl Rows for Transaction<'_> {
     }
 }
 
-fn chunk(
-    table: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    bounds: Bounds<'_>,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+type Row = (Vec<u8>, Vec<u8>);
+
+fn chunk(table: &impl ReadableTable<&'static [u8], &'static [u8]>, bounds: Bounds<'_>) -> Result<Vec<Row>, StoreError> {
     let rows = table.range::<&[u8]>(bounds).map_err(from_storage)?.take(CHUNK_ROWS);
     rows.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(from_storage))
         .collect()
