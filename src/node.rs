@@ -56,7 +56,9 @@ pub enum NodeError {
     Store { dir: PathBuf, error: StoreError },
     #[error("{0}")]
     Submit(#[from] SubmitError),
-    #[error("[shared] {family} = \"{wanted}\": the store says {stored}; a mode cannot be changed, unshare the family first")]
+    #[error(
+        "[shared] {family} = \"{wanted}\": the store says {stored}; a mode cannot be changed, unshare the family first"
+    )]
     ModeConflict { family: Family, wanted: Mode, stored: Mode },
     #[error("[shared] {family}: {refusal}")]
     Share { family: Family, refusal: Refusal },
@@ -286,7 +288,9 @@ fn observer(metrics: Arc<Metrics>, alarms: Alarms) -> impl FnMut(BatchReport<'_>
                     alarms.raise(alarm, unix_ms());
                 }
             }
-            Err(error) => tracing::error!(%error, inputs = report.inputs, "a batch was not written; its writers were told"),
+            Err(error) => {
+                tracing::error!(%error, inputs = report.inputs, "a batch was not written; its writers were told")
+            }
         }
     }
 }

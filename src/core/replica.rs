@@ -296,25 +296,37 @@ impl<S: Store> Replica<S> {
         if self.broken {
             self.recover(now)?;
         }
-        let result = self.carry_out(inputs, now);
-        if result.is_err() {
-            self.broken = true;
-            // The first error says why; if this one fails too, the next call tries again.
-            let _ = self.recover(now);
+        // A transaction that does not even begin leaves nothing to bring back.
+        let write = self.store.write()?;
+        let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
+        match result {
+            Ok((ledger, committed)) => {
+                self.ledger = ledger;
+                Ok(committed)
+            }
+            Err(error) => {
+                self.broken = true;
+                // The first error says why; if this one fails too, the next call tries again.
+                let _ = self.recover(now);
+                Err(error)
+            }
         }
-        result
     }
 
-    fn carry_out(&mut self, inputs: Vec<Input>, now: UnixMs) -> Result<Committed, StoreError> {
-        let write = self.store.write()?;
-        let mut batch = Batch::new(write, &self.settings, &mut self.clock, self.ledger.clone(), now);
+    fn carry_out(
+        write: S::Writer<'_>,
+        settings: &Settings,
+        clock: &mut Clock,
+        ledger: Ledger,
+        inputs: Vec<Input>,
+        now: UnixMs,
+    ) -> Result<(Ledger, Committed), StoreError> {
+        let mut batch = Batch::new(write, settings, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
         }
-        let (ledger, committed) = batch.commit(outcomes)?;
-        self.ledger = ledger;
-        Ok(committed)
+        batch.commit(outcomes)
     }
 
     /// Reopens the store after a failed commit. The commit may have reached the disk all the same, so the

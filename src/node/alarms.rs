@@ -40,7 +40,9 @@ impl Alarms {
                 ((Kind::FarFuture, *eid), text)
             }
             Alarm::DuplicateEid { eid } => {
-                let text = format!("two nodes write as {eid}: give one of them a certificate of its own and an empty data directory");
+                let text = format!(
+                    "two nodes write as {eid}: give one of them a certificate of its own and an empty data directory"
+                );
                 ((Kind::DuplicateEid, *eid), text)
             }
         };
@@ -60,7 +62,11 @@ impl Alarms {
 
     pub fn texts(&self, now: UnixMs) -> Vec<String> {
         let alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        alarms.values().filter(|raised| raised.last_ms + ALARM_HOLD_MS > now).map(|raised| raised.text.clone()).collect()
+        alarms
+            .values()
+            .filter(|raised| raised.last_ms + ALARM_HOLD_MS > now)
+            .map(|raised| raised.text.clone())
+            .collect()
     }
 }
 

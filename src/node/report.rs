@@ -34,7 +34,8 @@ pub struct Reporter<R> {
 impl<R: Reads> Reporter<R> {
     pub fn report(&self) -> (Status, Extra) {
         let published = self.database.published();
-        let status = Status { node: self.node(&published), members: self.members(), families: self.families(&published) };
+        let status =
+            Status { node: self.node(&published), members: self.members(), families: self.families(&published) };
         let extra = Extra {
             refused: self.mesh.counters().refused().into_iter().collect(),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
