@@ -1,6 +1,8 @@
 //! Real sockets on loopback. Waiting is always for a condition, with a bound.
 
+mod gossip;
 mod mesh;
+mod pairing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
