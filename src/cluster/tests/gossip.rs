@@ -171,3 +171,29 @@ async fn a_clone_that_is_met_only_through_others_raises_the_alarm() {
     eventually("either knows", SOON * 2, || *two.mesh.duplicate_eid().borrow() || *clone.mesh.duplicate_eid().borrow())
         .await;
 }
+
+/// For choosing the failure detector's constants: `cargo test --lib -- --ignored --nocapture how_soon`.
+#[tokio::test]
+#[ignore = "takes two minutes and shows figures only"]
+async fn how_soon_a_dead_node_is_noticed_in_clusters_of_several_sizes() {
+    for (size, warm_s) in [(2, 2), (2, 15), (5, 15), (12, 15)] {
+        let ca = Ca::new();
+        let one = Node::start(config(), ca.identity(1), 11).await;
+        let mut gossips = vec![join(&one)];
+        let mut nodes = Vec::new();
+        for last in 3..=size {
+            let node = Node::start(config_with_seed(&one), ca.identity(last), 22).await;
+            gossips.push(join(&node));
+            nodes.push(node);
+        }
+        let (mortal, _gossip) = mortal(config_with_seed(&one), ca.identity(2), 33).await;
+        eventually("live", SOON, || gossips.iter().all(|gossip| is_live(gossip, 2))).await;
+        tokio::time::sleep(Duration::from_secs(warm_s)).await;
+        let killed = Instant::now();
+        mortal.kill();
+        eventually("one notices", SOON * 6, || gossips.iter().any(|gossip| !is_live(gossip, 2))).await;
+        let first = killed.elapsed();
+        eventually("all notice", SOON * 6, || gossips.iter().all(|gossip| !is_live(gossip, 2))).await;
+        eprintln!("{size} nodes, {warm_s} s old: noticed by one after {first:?}, by all after {:?}", killed.elapsed());
+    }
+}
