@@ -248,6 +248,14 @@ impl Mesh {
     }
 }
 
+#[cfg(test)]
+impl Mesh {
+    /// Whether a dial of this node has come back to itself.
+    pub(super) fn found_itself(&self) -> bool {
+        self.0.targets().found_itself()
+    }
+}
+
 impl Shared {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,11 +8,16 @@
 
 mod counters;
 pub mod frames;
+mod gossip;
+mod gossip_transport;
+mod gossip_values;
+mod members;
 mod mesh;
 pub mod streams;
 pub mod tls;
 
 pub use counters::{Counter, Counters, REFUSALS};
+pub use gossip::{Gossip, GossipConfig, GossipError};
 pub use mesh::{
     DEFAULT_PORT, GossipMessage, Incoming, Mesh, MeshConfig, MeshError, OpenError, PeerInfo, Peers, Traffic,
 };

@@ -67,6 +67,11 @@ impl Targets {
         }
     }
 
+    #[cfg(test)]
+    pub fn found_itself(&self) -> bool {
+        !self.own.is_empty()
+    }
+
     fn addresses(&self) -> BTreeSet<String> {
         let wanted = self.wanted.keys().map(SocketAddr::to_string);
         self.seeds.iter().chain(self.known.keys()).cloned().chain(wanted).collect()
