@@ -7,6 +7,7 @@ mod alarms;
 mod report;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -143,12 +144,11 @@ impl Node {
         let expires_unix_s = identity.expires_unix_s();
         let mesh = Mesh::start(mesh_config(&config), identity, run, tracker.clone(), cancel.clone()).await?;
         let gossip_config = GossipConfig {
-            generation_id: unix_ms(),
             interval_ms: config.gossip.interval_ms,
-            dead_node_grace_s: config.gossip.dead_node_grace_s,
-            ..GossipConfig::default()
+            dead_node_grace_ms: config.gossip.dead_node_grace_s * 1_000,
+            ..GossipConfig::new(unix_ms())
         };
-        let gossip = Gossip::start(gossip_config, mesh.clone(), tracker.clone(), cancel.clone()).await?;
+        let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
         let streams_config = StreamsConfig { site: config.site.clone(), ..StreamsConfig::default() };
         let streams = streams::start(
             streams_config,
@@ -161,11 +161,15 @@ impl Node {
         database.submit(Input::Admit).await?;
 
         let ready = Arc::new(AtomicBool::new(false));
-        tracker.spawn(until(&cancel, become_ready(ready.clone(), mesh.clone(), streams.clone())));
-        tracker.spawn(until(&cancel, announce(database.clone(), gossip.clone())));
-        tracker.spawn(until(&cancel, warn_of_expiry(expires_unix_s)));
+        let spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let cancel = cancel.clone();
+            tracker.spawn(async move { cancel.run_until_cancelled(task).await });
+        };
+        spawn(Box::pin(become_ready(ready.clone(), mesh.clone(), streams.clone())));
+        spawn(Box::pin(announce(database.clone(), gossip.clone())));
+        spawn(Box::pin(warn_of_expiry(expires_unix_s)));
 
-        let (cluster, stop) = (mesh.local_address(), cancel.clone());
+        let (cluster, stop) = (mesh.local_address()?, cancel.clone());
         let reporter = Reporter {
             database: database.clone(),
             mesh,
@@ -232,10 +236,6 @@ impl Node {
             Err(_) => tracing::warn!("the writer did not end in time; what is acknowledged is durable"),
         }
     }
-}
-
-async fn until<F: Future<Output = ()>>(cancel: &CancellationToken, task: F) {
-    cancel.run_until_cancelled(task).await;
 }
 
 fn read_token(config: &Config) -> Result<Option<String>, NodeError> {

@@ -171,6 +171,11 @@ impl Mesh {
         self.0.gossip_address
     }
 
+    /// Where the endpoint listens.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.0.endpoint.local_addr()
+    }
+
     pub fn counters(&self) -> &Counters {
         &self.0.counters
     }

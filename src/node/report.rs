@@ -10,6 +10,7 @@ use super::alarms::Alarms;
 use super::{expires_soon, unix_ms};
 use crate::cluster::streams::{Follows, Streams};
 use crate::cluster::{Gossip, Mesh};
+use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Tally;
@@ -34,8 +35,11 @@ pub struct Reporter<R> {
 impl<R: Reads> Reporter<R> {
     pub fn report(&self) -> (Status, Extra) {
         let published = self.database.published();
-        let status =
-            Status { node: self.node(&published), members: self.members(), families: self.families(&published) };
+        let status = Status {
+            node: self.node(&published),
+            members: self.members(&published),
+            families: self.families(&published),
+        };
         let extra = Extra {
             refused: self.mesh.counters().refused().into_iter().collect(),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
@@ -81,21 +85,34 @@ impl<R: Reads> Reporter<R> {
         alarms
     }
 
-    fn members(&self) -> Vec<MemberStatus> {
-        let members = self.gossip.members();
-        let members = members.borrow();
-        let me = self.database.eid();
-        let member_status = |member: &Member| MemberStatus {
+    fn members(&self, published: &Published) -> Vec<MemberStatus> {
+        let families = |families: &BTreeMap<Family, Mode>| {
+            families.iter().map(|(family, mode)| (family.to_string(), *mode)).collect()
+        };
+        let marks = published.ledger.families.marks();
+        let own = MemberStatus {
+            eid: self.database.eid(),
+            site: self.site.clone(),
+            address: self.mesh.advertise().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            live: true,
+            connected: true,
+            head: Some(published.ledger.head),
+            families: families(&marks.iter().map(|(family, mark)| (family.clone(), mark.mode)).collect()),
+        };
+        let others = self.gossip.members();
+        let others = others.borrow();
+        let other = |member: &Member| MemberStatus {
             eid: member.eid,
             site: member.site.clone(),
             address: member.address.clone(),
             version: member.version.clone(),
             live: member.live,
-            connected: member.connected || member.eid == me,
+            connected: member.connected,
             head: Some(member.head),
-            families: member.families.iter().map(|(family, mode)| (family.to_string(), *mode)).collect(),
+            families: families(&member.families),
         };
-        let mut status: Vec<MemberStatus> = members.iter().map(member_status).collect();
+        let mut status: Vec<MemberStatus> = others.iter().map(other).chain([own]).collect();
         status.sort_by_key(|member| member.eid);
         status
     }

@@ -42,6 +42,7 @@ pub struct Issued {
 
 /// Makes the cluster's CA in `dir`.
 pub fn init_ca(dir: &Path, cluster_name: &str, now_unix_s: u64) -> Result<(), TlsError> {
+    std::fs::create_dir_all(dir).map_err(|source| TlsError::Write { path: dir.into(), source })?;
     let mut params =
         params(&format!("Kinfolk CA of {cluster_name}"), now_unix_s, days_after(now_unix_s, CA_VALID_DAYS));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
