@@ -148,15 +148,17 @@ impl<R: Reads> Follow<R> {
                 }
                 Next::ApplyThenReopen(apply) => {
                     self.apply(apply).await?;
-                    return Ok(close(send, recv));
+                    break;
                 }
-                Next::Reopen => return Ok(close(send, recv)),
+                Next::Reopen => break,
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
             }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
             let entries: Entries = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
             next = follower.on_entries(entries)?;
         }
+        close(send, recv);
+        Ok(())
     }
 
     /// Returns when the records and the cursor are durable.
