@@ -260,6 +260,7 @@ fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeErr
         max_clock_drift_ms: config.clock.max_clock_drift_ms,
         never_globally: config.never_shared.clone(),
     };
+    #[expect(clippy::disallowed_methods, reason = "the one draw of the run's id")]
     let mut replica = Replica::open(store, settings, Run(rand::random()), unix_ms()).map_err(fault)?;
     for (family, mode) in &config.shared {
         let input = Input::Share { family: family.clone(), mode: *mode };

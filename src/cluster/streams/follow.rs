@@ -93,6 +93,7 @@ impl<R: Reads> Follow<R> {
                 (true, _) => self.room.config.backoff_min_ms,
                 (false, _) => (backoff_ms * 2).min(self.room.config.backoff_max_ms),
             };
+            #[expect(clippy::disallowed_methods, reason = "jitter, so that followers do not come back all at once")]
             let pause_ms = rand::random_range(backoff_ms / 2..=backoff_ms);
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
