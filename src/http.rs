@@ -4,10 +4,12 @@
 //! Paths are taken apart before they are decoded, so that a segment may hold an encoded '/'.
 
 mod api;
+mod listener;
 mod problem;
 mod transfer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -21,7 +23,11 @@ use crate::metrics::{CONTENT_TYPE, Extra, Metrics};
 use crate::status::Status;
 use crate::store::writer::Database;
 
+pub use listener::{ConnectionLimits, LimitedListener};
 use problem::Problem;
+
+/// The longest that a request may take until its answer begins, a slow body included.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
 
 /// What the server needs of the node.
 pub struct Api<R> {
@@ -84,7 +90,12 @@ async fn guard<R: Reads>(State(api): State<Shared<R>>, request: Request, next: N
         }
         None => {}
     }
-    next.run(request).await
+    let answer = tokio::time::timeout(REQUEST_MAX, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        api.metrics.refuse("http_timeout");
+        let detail = format!("the request took longer than {} s", REQUEST_MAX.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
+    })
 }
 
 /// Takes as long for a wrong token as for the right one of the same length.

@@ -192,6 +192,7 @@ impl Node {
         let listener = TcpListener::bind(listen).await.map_err(|error| NodeError::Listen { listen, error })?;
         let http = listener.local_addr()?;
         tracker.spawn(async move {
+            let listener = http::LimitedListener::new(listener, http::ConnectionLimits::default());
             let server = axum::serve(listener, http::router(api)).with_graceful_shutdown(stop.cancelled_owned());
             if let Err(error) = server.await {
                 tracing::error!(%error, "HTTP ended");
