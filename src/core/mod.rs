@@ -6,6 +6,8 @@
 mod batch;
 pub mod clock;
 pub mod codec;
+#[cfg(test)]
+mod codec_test;
 pub mod eid;
 pub mod family;
 pub mod message;
