@@ -18,6 +18,8 @@ pub mod replica;
 #[cfg(test)]
 mod replica_test;
 pub mod session;
+#[cfg(test)]
+mod session_test;
 pub mod storage;
 pub mod topology;
 pub mod view;
