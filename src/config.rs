@@ -169,7 +169,7 @@ impl Default for Clock {
 
 impl Default for Gossip {
     fn default() -> Self {
-        Self { interval_ms: 500, dead_node_grace_s: 900 }
+        Self { interval_ms: 300, dead_node_grace_s: 900 }
     }
 }
 

@@ -76,7 +76,7 @@ impl GossipConfig {
             interval_ms: 300,
             phi_threshold: 20.0,
             sampling_window: 100,
-            initial_interval_ms: 2_000,
+            initial_interval_ms: 1_500,
             max_interval_ms: 5_000,
             dead_node_grace_ms: 15 * 60 * 1_000,
             deleted_value_grace_ms: 15 * 60 * 1_000,

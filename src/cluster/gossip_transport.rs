@@ -95,6 +95,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub async fn open() -> Result<Self, PairError> {
+        #[expect(clippy::disallowed_methods, reason = "nobody else on loopback may guess it")]
         let marker_name = format!("{:032x}", rand::random::<u128>());
         let message = ChitchatMessage::Syn { cluster_id: marker_name.clone(), digest: Default::default() };
         let marker = Encoder::open().await?.encode(ChitchatEnvelope { version: ProtocolVersion::V1, message }).await?;

@@ -221,7 +221,7 @@ impl Follower {
         let cursor = Cursor { run, seq: complete_to };
         self.cursor = Some(cursor);
         let whole = self.asked != self.wanted && complete_to >= head;
-        let idle = records.is_empty() && complete_to < self.kept_seq + IDLE_CURSOR_STRIDE && self.kept_seq > 0;
+        let idle = records.is_empty() && complete_to - self.kept_seq < IDLE_CURSOR_STRIDE && self.kept_seq > 0;
         if idle && !whole {
             return Ok(Next::Read);
         }

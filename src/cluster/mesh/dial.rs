@@ -186,7 +186,9 @@ impl Dialler {
         if self.last_fault.is_none() && began.elapsed() > max {
             self.backoff = min;
         }
-        tokio::time::sleep(self.backoff.mul_f64(rand::random_range(0.5..=1.0))).await;
+        #[expect(clippy::disallowed_methods, reason = "jitter, so that nodes do not dial all at once")]
+        let jitter = rand::random_range(0.5..=1.0);
+        tokio::time::sleep(self.backoff.mul_f64(jitter)).await;
         self.backoff = (self.backoff * 2).min(max);
     }
 

@@ -93,6 +93,7 @@ impl<R: Reads> Follow<R> {
                 (true, _) => self.room.config.backoff_min_ms,
                 (false, _) => (backoff_ms * 2).min(self.room.config.backoff_max_ms),
             };
+            #[expect(clippy::disallowed_methods, reason = "jitter, so that followers do not come back all at once")]
             let pause_ms = rand::random_range(backoff_ms / 2..=backoff_ms);
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         }
@@ -148,15 +149,17 @@ impl<R: Reads> Follow<R> {
                 }
                 Next::ApplyThenReopen(apply) => {
                     self.apply(apply).await?;
-                    return Ok(close(send, recv));
+                    break;
                 }
-                Next::Reopen => return Ok(close(send, recv)),
+                Next::Reopen => break,
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
             }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
             let entries: Entries = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
             next = follower.on_entries(entries)?;
         }
+        close(send, recv);
+        Ok(())
     }
 
     /// Returns when the records and the cursor are durable.

@@ -84,6 +84,7 @@ pub fn issue(dir: &Path, eid: Option<Eid>, valid_days: u32, now_unix_s: u64) -> 
 
 /// A random EID with the bit of local administration set and the multicast bit clear, as for a MAC address.
 fn random_eid() -> Eid {
+    #[expect(clippy::disallowed_methods, reason = "a new identity, drawn once and written down")]
     let mut bytes: [u8; Eid::BYTES] = rand::random();
     bytes[0] = (bytes[0] | 0b10) & !0b01;
     Eid::new(bytes)

@@ -5,7 +5,7 @@
 //! * A commit that returned `Ok` is on the disk: durability is always immediate, with one sync each.
 //! * A commit that returned an error has changed nothing that anyone reads, now or after a restart, unless
 //!   the disk refused even to take the old header back.
-//! * Reading goes on through all of that: see [`disk`]. Only readers that began before a reopening may be
+//! * Reading goes on through all of that: see `disk`. Only readers that began before a reopening may be
 //!   told, once writing has begun anew, to begin again; they are never served another state.
 //! * Two processes never have the same directory open.
 //!
