@@ -22,6 +22,9 @@ use rand::{RngExt, SeedableRng};
 use common::peer::{Peer, identity};
 use common::{SOON, TestFleet};
 
+/// A request, and what comes of it: method, path, body; status, a part of the detail, the reason it is counted by.
+type Case<'a> = (&'a str, &'a str, &'a [u8], u16, &'a str, &'a str);
+
 const VALUE_MAX_BYTES: usize = 65_536;
 const VALID_DAYS: u32 = 2;
 
@@ -60,7 +63,7 @@ fn http_input_that_cannot_be_taken_is_refused_with_a_problem_and_counted() {
     let large = vec![b'x'; VALUE_MAX_BYTES + 1];
     let long = format!("/v1/db/foo/{}", "k".repeat(1_100));
     let foreign = format!("/v1/db/{}/foo/k", fleet.eid(1));
-    let cases: &[(&str, &str, &[u8], u16, &str, &str)] = &[
+    let cases: &[Case<'_>] = &[
         ("PUT", "/v1/db/foo", b"v", 400, "family and a key", "bad_path_or_value"),
         ("PUT", "/v1/db/foo//k", b"v", 400, "segment 2 is empty", "bad_path_or_value"),
         ("PUT", "/v1/db/foo/%00", b"v", 400, "NUL", "bad_path_or_value"),

@@ -3,13 +3,14 @@
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::api::{Api, CallError};
 use kinfolk::core::eid::Eid;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 
 const OPERATIONS: usize = 10_000;
 /// The kills fall among the operations before this one.
@@ -86,6 +87,11 @@ fn kill_at_random(fleet: &mut common::TestFleet, seed: u64, done: &AtomicUsize) 
     Ok(())
 }
 
+#[expect(clippy::disallowed_methods, reason = "so that asking for a node that is down costs no core")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
 struct Writer {
     api: Api,
     eid: Eid,
@@ -104,7 +110,7 @@ impl Writer {
                     last = Instant::now();
                 }
                 // The node is down: nothing was done. It is asked again until it is back.
-                Err(CallError::NotSent(_)) => std::thread::sleep(Duration::from_millis(5)),
+                Err(CallError::NotSent(_)) => pause(),
                 Err(error) => panic!("node {} refused: {error}", self.eid),
             }
         }

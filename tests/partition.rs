@@ -2,10 +2,12 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::forwarder::Rule;
+
+use tokio::time::Instant;
 
 use common::{SOON, TestFleet};
 

@@ -352,6 +352,13 @@ impl Fleet {
         Ok((export, began.elapsed()))
     }
 
+    /// Nodes whose process ended though nobody here ended it: one sentence each.
+    pub fn ended(&mut self) -> Vec<String> {
+        let running = self.members.iter_mut().filter_map(|member| Some((member.plan.eid, member.child.as_mut()?)));
+        let ended = running.filter_map(|(eid, child)| Some((eid, child.try_wait().ok()??)));
+        ended.map(|(eid, status)| format!("node {eid} ended by itself ({status})")).collect()
+    }
+
     /// Keeps the directory; gives its path.
     pub fn keep(&mut self) -> PathBuf {
         self.dir.disable_cleanup(true);
@@ -407,6 +414,7 @@ impl Fleet {
         if Instant::now() >= deadline {
             return Err(FleetError::TimedOut { what: what(), waited_s: max.as_secs() });
         }
+        #[expect(clippy::disallowed_methods, reason = "a process tells nobody that it is ready: it is looked at")]
         std::thread::sleep(LOOK_GAP);
         Ok(())
     }
@@ -467,8 +475,10 @@ impl Drop for Fleet {
 
 /// An address on loopback that is free for both UDP and TCP just now.
 fn free_port() -> Result<SocketAddr, FleetError> {
+    #[expect(clippy::disallowed_methods, reason = "fleets side by side must not ask for the same ports")]
+    let port = || rand::random_range(PORTS);
     (0..PORT_TRIES)
-        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))))
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, port())))
         .find(|address| UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok())
         .ok_or(FleetError::NoPort)
 }

@@ -84,6 +84,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Outcome {
     // A call that broke off because of Ctrl-C is no failure of a node.
     let told = if interrupted.load(Ordering::Relaxed) { Err(FleetError::Interrupted.into()) } else { told };
     let failed = matches!(&told, Err(DemoError::Broken(_) | DemoError::Fleet(_)));
+    let ended: String = fleet.ended().into_iter().map(|sentence| format!("; {sentence}")).collect();
     let kept = (args.keep || (failed && !interrupted.load(Ordering::Relaxed))).then(|| fleet.keep());
     drop(fleet);
     if let Some(dir) = &kept {
@@ -95,7 +96,7 @@ pub fn run(args: &DemoArgs, out: &mut dyn Write) -> Outcome {
         Err(DemoError::Fleet(FleetError::Interrupted)) => {
             Err(Failure::new(Exit::Failed, "interrupted; the nodes are stopped and their directory is removed"))
         }
-        Err(error) => Err(Failure::new(Exit::Failed, format_args!("the demo FAILED: {error}"))),
+        Err(error) => Err(Failure::new(Exit::Failed, format_args!("the demo FAILED: {error}{ended}"))),
     }
 }
 

@@ -173,7 +173,7 @@ impl Story<'_> {
     }
 
     fn kill(&mut self) -> Result<(), DemoError> {
-        self.step("Kill", "B gets kill -9 in the middle of writes, while the net is still cut")?;
+        self.step("Kill", "B gets kill -9 in the middle of writes; the net is still cut")?;
         let acks = self.kill_among_writes()?;
         let (acked, unanswered) = (acks.count(), acks.count_unanswered());
         let began = Instant::now();
