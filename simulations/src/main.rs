@@ -1,1 +1,16 @@
-fn main() {}
+//! Arguments and exit code of the simulator.
+fn main() {
+    let from: u64 = std::env::args().nth(1).map_or(1, |n| n.parse().expect("a seed"));
+    let count: u64 = std::env::args().nth(2).map_or(1, |n| n.parse().expect("a count"));
+    let mut bad = 0;
+    for seed in from..from + count {
+        let outcome = simulations::run::run(simulations::draw::mixed(seed), false, &mut |_| {});
+        if let Some(violation) = outcome.violation {
+            bad += 1;
+            println!("seed {seed}: {violation}");
+        } else if count == 1 {
+            println!("seed {seed}: {:?} {:?} trace {:x}", outcome.stats, outcome.branches, outcome.trace);
+        }
+    }
+    println!("{bad} of {count} bad");
+}

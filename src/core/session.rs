@@ -29,6 +29,8 @@ pub struct Source {
     family: Family,
     classes: Classes,
     sent_to: u64,
+    /// The sharing that it serves, by the sequence number of its mark.
+    since: u64,
     /// Whether the follower has been told how far it is complete.
     spoken: bool,
 }
@@ -59,7 +61,8 @@ impl Source {
                 _ => return Ok((FollowReply::Compare { run, head }, None)),
             },
         };
-        let source = Source { family: request.family.clone(), classes: request.classes, sent_to, spoken: false };
+        let (family, classes) = (request.family.clone(), request.classes);
+        let source = Source { family, classes, sent_to, since, spoken: false };
         Ok((FollowReply::Resume { run, head }, Some(source)))
     }
 
@@ -105,6 +108,17 @@ impl Source {
         self.sent_to = complete_to;
         self.spoken = true;
         Ok(Some(Entries { records: wanted, complete_to, head }))
+    }
+
+    /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
+    /// changed, and ends the stream if not: else an unshared family would still be served.
+    pub fn still_serves(&self, families: &Families) -> bool {
+        self.family == Family::books() || families.mark(&self.family).is_some_and(|mark| mark.since == self.since)
+    }
+
+    /// Whether entries of these classes are for this follower.
+    pub fn wants(&self, classes: Classes) -> bool {
+        self.classes.intersects(classes)
     }
 
     pub fn family(&self) -> &Family {
