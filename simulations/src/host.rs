@@ -77,7 +77,10 @@ pub struct Follow {
     pub replied: bool,
     /// An apply is under way: what arrives meanwhile waits.
     pub applying: bool,
-    pub waiting: VecDeque<Vec<u8>>,
+    /// Frames that came early or while an apply was under way, and whether they are damaged, by place.
+    pub waiting: BTreeMap<u32, (Vec<u8>, bool)>,
+    /// The place of the frame to be taken next.
+    pub next_place: u32,
     pub gave_up: bool,
     pub retry_due: bool,
 }
@@ -89,8 +92,7 @@ pub struct Serving {
     pub in_flight: u32,
     /// There was more to send than the window allowed.
     pub starved: bool,
-    /// When the last frame of this stream arrives: the next one does not overtake it.
-    pub last_arrival: Us,
+    pub frames_sent: u32,
 }
 
 impl Host {

@@ -11,7 +11,7 @@ use kinfolk::core::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use kinfolk::core::record::{Class, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Alarm, Apply, Committed, ImportLine, Imported, Input, Merges, Outcome};
-use kinfolk::core::storage::{CursorKey, Read};
+use kinfolk::core::storage::{Cursor, CursorKey, Read};
 
 use crate::check::{Check, Checked, Violation, ensure};
 use crate::model::{Acknowledged, DiskModel, Held};
@@ -44,6 +44,7 @@ pub struct Judge<'a, R: Read> {
     pub touched: BTreeSet<RecordKey>,
     pub duplicates: BTreeSet<Eid>,
     pub far: BTreeSet<Eid>,
+    pub cursors: BTreeMap<CursorKey, Option<Cursor>>,
 }
 
 fn wrong(check: Check, what: String) -> Checked {
@@ -58,6 +59,12 @@ impl<R: Read> Judge<'_, R> {
         })?;
         for (input, outcome) in inputs.iter().zip(&committed.outcomes) {
             self.one(input, outcome)?;
+        }
+        for (key, cursor) in &self.cursors {
+            let kept = self.read.cursor(key).expect("memory reads");
+            ensure(kept == *cursor, Check::CursorHonest, || {
+                format!("the cursor {key:?} is {kept:?}, must be {cursor:?}")
+            })?;
         }
         self.alarms(&committed.alarms)?;
         self.disk_is_as_modelled()
@@ -225,6 +232,9 @@ impl<R: Read> Judge<'_, R> {
             self.model.unshare(self.me, family);
             self.acknowledged.losses += 1;
             self.touch_family(family);
+            for (_, cursor) in self.cursors.iter_mut().filter(|(key, _)| key.family == *family) {
+                *cursor = None;
+            }
             let cursors = self.read.cursors().expect("memory reads");
             let left = cursors.keys().filter(|key| key.family == *family).count();
             ensure(left == 0, Check::CursorHonest, || format!("{left} cursors of {family} survive its unsharing"))?;
@@ -258,12 +268,14 @@ impl<R: Read> Judge<'_, R> {
             self.merge(&record.key, stamp, record.register.is_tombstone(), class, false, &mut expected);
         }
         ensure(*merges == expected, Check::KnownWinner, || format!("merges were {merges:?}, must be {expected:?}"))?;
-        let Some((classes, cursor)) = apply.cursor else { return Ok(()) };
-        let key = CursorKey { source: apply.source, family: apply.family.clone(), classes };
-        let kept = self.read.cursor(&key).expect("memory reads");
-        // A later frame of the same batch may have moved it on.
-        let kept = kept.is_some_and(|kept| kept.run != cursor.run || kept.seq >= cursor.seq);
-        ensure(kept, Check::CursorHonest, || format!("the cursor {cursor:?} was not kept"))
+        let key = |classes| CursorKey { source: apply.source, family: apply.family.clone(), classes };
+        if let Some((classes, cursor)) = apply.cursor {
+            self.cursors.insert(key(classes), Some(cursor));
+        }
+        if let Some(classes) = apply.drop_cursor {
+            self.cursors.insert(key(classes), None);
+        }
+        Ok(())
     }
 
     fn merge(

@@ -6,15 +6,15 @@ use kinfolk::core::eid::Eid;
 use kinfolk::core::topology::Member;
 
 use crate::check::Checked;
-use crate::clock::{MS, SECOND, Us};
+use crate::clock::{MS, SECOND};
 use crate::history::HostId;
 use crate::membership::components;
 use crate::network::Frame;
 use crate::world::{Event, World};
 
 impl World {
-    /// Sends a frame on the connection that the sender believes in; it arrives after `not_before`.
-    pub fn send(&mut self, mut frame: Frame, not_before: Us) {
+    /// Sends a frame on the connection that the sender believes in.
+    pub fn send(&mut self, mut frame: Frame) {
         if self.hosts[frame.from].version != 1 {
             // The third byte of a frame is the version of the protocol.
             frame.bytes[2] = self.hosts[frame.from].version;
@@ -26,14 +26,7 @@ impl World {
         }
         let near = self.near(from, to);
         let transit = self.net.transit_us(from, to, near, frame.bytes.len(), self.now);
-        let at = (self.now + transit).max(not_before);
-        if frame.from_source
-            && let Some(process) = &mut self.hosts[from].process
-            && let Some(serving) = process.sources.get_mut(&(frame.family, to))
-        {
-            serving.last_arrival = at;
-        }
-        self.schedule_at(at, Event::Frame(Box::new(frame)));
+        self.schedule(transit, Event::Frame(Box::new(frame)));
     }
 
     // ---- connections ----------------------------------------------------------------------------
@@ -254,14 +247,8 @@ impl World {
             }
         }
         let held = std::mem::take(&mut self.net.held);
-        // They stay in their order: none overtakes another of its stream.
         let after = self.rng.between(20 * MS, 400 * MS);
         for frame in held {
-            if let Some(process) = &mut self.hosts[frame.from].process
-                && let Some(serving) = process.sources.get_mut(&(frame.family, frame.to))
-            {
-                serving.last_arrival = serving.last_arrival.max(self.now + after);
-            }
             self.schedule(after, Event::Frame(Box::new(frame)));
         }
         self.topology_changed();

@@ -8,6 +8,19 @@ fn main() {
         if let Some(violation) = outcome.violation {
             bad += 1;
             println!("seed {seed}: {violation}");
+            if count == 1 {
+                println!("{}", outcome.world.unwrap().describe_streams());
+                let h = simulations::draw::mixed(seed);
+                for f in &h.faults {
+                    println!("{} +{}: {:?}", f.at_us / 1000, f.for_us / 1000, f.kind);
+                }
+                println!("heal {}", h.heal_at_us / 1000);
+                if std::env::args().nth(3).is_some() {
+                    for w in &h.writes {
+                        println!("{} node {} {:?}", w.at_us / 1000, w.node, w.kind);
+                    }
+                }
+            }
         } else if count == 1 {
             println!("seed {seed}: {:?} {:?} trace {:x}", outcome.stats, outcome.branches, outcome.trace);
         }

@@ -16,6 +16,8 @@ pub struct Frame {
     /// The connection it travels on.
     pub epoch: u32,
     pub stream: u64,
+    /// Its place in the stream: what comes early waits for what was sent before it.
+    pub place: u32,
     pub family: usize,
     /// From the source of the stream to its follower.
     pub from_source: bool,

@@ -160,6 +160,7 @@ impl World {
             touched: BTreeSet::new(),
             duplicates: BTreeSet::new(),
             far: BTreeSet::new(),
+            cursors: BTreeMap::new(),
         };
         judge.committed(inputs, committed).map_err(|violation| self.at(node, violation))?;
         self.clock_is_sane(node)

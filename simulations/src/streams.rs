@@ -2,7 +2,7 @@
 //! frames as bytes through the codec, applies before it reads on, starts anew from the durable cursor
 //! after any failure. The duties are those of the daemon's own driver.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
@@ -106,6 +106,7 @@ impl World {
         let request = follow.follower.as_mut().expect("a follower was made").request();
         (follow.stream, follow.replied, follow.applying) = (stream, false, false);
         follow.waiting.clear();
+        follow.next_place = 0;
         let bytes = codec::encode_frame(&request).expect("a request fits in a frame");
         let epoch = self.net.believed(node, peer);
         if epoch == 0 {
@@ -116,13 +117,14 @@ impl World {
             to: peer,
             epoch,
             stream,
+            place: 0,
             family,
             from_source: false,
             bytes,
             cut_at: None,
             damaged: false,
         };
-        self.send(frame, 0);
+        self.send(frame);
     }
 
     /// Ends the present stream; another is opened from the durable cursor after a pause.
@@ -166,11 +168,22 @@ impl World {
         let Some(follow) = process.follows.get_mut(&(peer, family)).filter(|follow| follow.stream == stream) else {
             return Ok(());
         };
-        if follow.applying {
-            follow.waiting.push_back(frame.bytes);
-            return Ok(());
+        follow.waiting.insert(frame.place, (frame.bytes, frame.damaged));
+        self.take_waiting(node, peer, family, stream)
+    }
+
+    /// Takes what has come, in the order in which it was sent, until there is something to apply.
+    fn take_waiting(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) -> Checked {
+        while let Some(process) = &mut self.hosts[node].process
+            && let Some(follow) = process.follows.get_mut(&(peer, family))
+            && follow.stream == stream
+            && !follow.applying
+            && let Some((bytes, damaged)) = follow.waiting.remove(&follow.next_place)
+        {
+            follow.next_place += 1;
+            self.take_frame(node, peer, family, &bytes, damaged)?;
         }
-        self.take_frame(node, peer, family, &frame.bytes, frame.damaged)
+        Ok(())
     }
 
     fn take_frame(&mut self, node: HostId, peer: HostId, family: FamilyIx, bytes: &[u8], damaged: bool) -> Checked {
@@ -263,15 +276,7 @@ impl World {
             self.request(node, peer, family);
             return Ok(());
         }
-        while let Some(process) = &mut self.hosts[node].process
-            && let Some(follow) = process.follows.get_mut(&(peer, family))
-            && follow.stream == stream
-            && !follow.applying
-            && let Some(bytes) = follow.waiting.pop_front()
-        {
-            self.take_frame(node, peer, family, &bytes, false)?;
-        }
-        Ok(())
+        self.take_waiting(node, peer, family, stream)
     }
 
     // ---- the serving side -----------------------------------------------------------------------
@@ -285,14 +290,19 @@ impl World {
             }
             Err(error) => {
                 self.stats.frames_refused += 1;
+                // The stream is reset, and its follower sees that.
+                self.schedule(MS, Event::StreamEnded { node: peer, peer: node, family, stream });
                 let versions_differ = self.hosts[node].version != self.hosts[peer].version;
                 return ensure(frame.damaged || versions_differ, Check::Wire, || {
                     format!("node {node} refused a good request of node {peer}: {error}")
                 });
             }
         };
-        let now = self.now;
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
+        // Streams of one connection overtake each other: one that its follower has left is of no use.
+        if process.sources.get(&(family, peer)).is_some_and(|serving| serving.stream > stream) {
+            return Ok(());
+        }
         let read = process.replica.read().expect("memory reads");
         let families = process.replica.ledger().families.clone();
         let (reply, source) = Source::open(&read, &families, &request).expect("memory reads");
@@ -301,10 +311,10 @@ impl World {
         let bytes = codec::encode_frame(&reply).expect("a reply fits in a frame");
         let serving = source.is_some();
         if let Some(source) = source {
-            let state = Serving { source, stream, in_flight: 0, starved: false, last_arrival: now };
+            let state = Serving { source, stream, in_flight: 0, starved: false, frames_sent: 1 };
             process.sources.insert((family, peer), state);
         }
-        self.send_from_source(node, peer, family, stream, bytes, now);
+        self.send_from_source(node, peer, family, stream, 0, bytes);
         if serving { self.pump(node, peer, family) } else { Ok(()) }
     }
 
@@ -314,8 +324,8 @@ impl World {
         peer: HostId,
         family: FamilyIx,
         stream: u64,
+        place: u32,
         bytes: Vec<u8>,
-        not_before: u64,
     ) {
         let epoch = self.net.believed(node, peer);
         let frame = Frame {
@@ -323,13 +333,14 @@ impl World {
             to: peer,
             epoch,
             stream,
+            place,
             family,
             from_source: true,
             bytes,
             cut_at: None,
             damaged: false,
         };
-        self.send(frame, not_before);
+        self.send(frame);
     }
 
     pub fn wake_sources(&mut self, node: HostId, family: FamilyIx, classes: Classes) -> Checked {
@@ -358,13 +369,14 @@ impl World {
             let Some(entries) = serving.source.next(&read).expect("memory reads") else { return Ok(()) };
             drop(read);
             serving.in_flight += 1;
-            let (stream, last) = (serving.stream, serving.last_arrival);
+            let (stream, place) = (serving.stream, serving.frames_sent);
+            serving.frames_sent += 1;
             self.what_is_sent_may_be_sent(node, family, peer, &entries)?;
             let bytes = match codec::encode_frame(&entries) {
                 Ok(bytes) => bytes,
                 Err(error) => return ensure(false, Check::Bounded, || format!("node {node} made a frame: {error}")),
             };
-            self.send_from_source(node, peer, family, stream, bytes, last);
+            self.send_from_source(node, peer, family, stream, place, bytes);
         }
     }
 
@@ -555,7 +567,8 @@ impl Follow {
             stream: 0,
             replied: false,
             applying: false,
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            next_place: 0,
             gave_up: false,
             retry_due: false,
         }

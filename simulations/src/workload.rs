@@ -6,7 +6,7 @@ use kinfolk::core::record::RecordKey;
 use kinfolk::core::replica::{ImportLine, Input};
 
 use crate::check::Checked;
-use crate::history::{FamilyIx, WriteKind};
+use crate::history::{FamilyIx, HostId, WriteKind};
 use crate::host::Waiting;
 use crate::world::{Phase, World};
 
@@ -20,7 +20,7 @@ impl World {
             self.stats.unanswered += 1;
             return Ok(());
         }
-        if let Some(input) = self.input(index, &write.kind) {
+        if let Some(input) = self.input(index, write.node, &write.kind) {
             self.submit(write.node, input, Waiting::Client);
         }
         Ok(())
@@ -38,7 +38,7 @@ impl World {
         Value::new(&(text + &"x".repeat(filler))).expect("histories name good sizes")
     }
 
-    fn input(&mut self, index: usize, kind: &WriteKind) -> Option<Input> {
+    fn input(&mut self, index: usize, node: HostId, kind: &WriteKind) -> Option<Input> {
         Some(match *kind {
             WriteKind::Put { family, key, bytes } => {
                 Input::Put { path: self.path(family, key), value: Self::value(index, bytes) }
@@ -58,7 +58,7 @@ impl World {
             WriteKind::Unshare { family } => Input::Delete { path: self.mark_path(family) },
             WriteKind::ImportFresh { family, lines } => self.import_fresh(index, family, lines),
             WriteKind::ImportStamped { family, lines } => return self.import_stamped(family, lines),
-            WriteKind::Refused { kind } => self.refused(kind),
+            WriteKind::Refused { kind } => self.refused(node, kind),
         })
     }
 
@@ -92,15 +92,17 @@ impl World {
         Some(Input::Import { lines: lines.collect() })
     }
 
-    fn refused(&self, kind: u8) -> Input {
+    fn refused(&self, node: HostId, kind: u8) -> Input {
         let value = Value::new("refused").expect("a value");
         let path = |text: &str| Path::new(text).expect("a path");
+        let foo = Family::new("foo").expect("a family");
+        let overlaps = self.hosts[node].model.marks.contains_key(&foo);
         match kind {
             0 => Input::Put { path: path("/02:00:00:00:00:01/foo/k0"), value },
             1 => Input::Put { path: path(&format!("/{BOOKS_FAMILY}/member/x")), value },
             2 => Input::Delete { path: path("/02:00:00:00:00:02/foo/k0") },
-            3 => Input::Share { family: Family::new("registrar").expect("a family"), mode: Mode::Global },
-            4 => Input::Share { family: Family::new("foo/sub").expect("a family"), mode: Mode::Global },
+            4 if overlaps => Input::Share { family: Family::new("foo/sub").expect("a family"), mode: Mode::Global },
+            3 | 4 => Input::Share { family: Family::new("registrar").expect("a family"), mode: Mode::Global },
             _ => Input::DeleteTree { tree: Family::new(MARKS_FAMILY).expect("a family") },
         }
     }

@@ -310,3 +310,41 @@ pub fn host(eid: Eid, spec: &NodeSpec) -> Host {
         next_commit: None,
     }
 }
+
+impl World {
+    /// What the nodes believe and do about one family, for a person who looks for a fault.
+    pub fn describe_streams(&self) -> String {
+        let mut text = String::new();
+        for (id, host) in self.hosts.iter().enumerate() {
+            let Some(process) = &host.process else {
+                text += &format!("node {id} {} down\n", host.eid);
+                continue;
+            };
+            text += &format!("node {id} {} marks {:?}\n", host.eid, host.model.marks);
+            for ((peer, family), follow) in &process.follows {
+                let cursor = follow.follower.as_ref().map(|follower| (follower.cursor_seq(), follower.head()));
+                text += &format!(
+                    "  follows {peer} in {} for {} (asked {:?}): stream {}, replied {}, applying {}, gave up {}, retry {}, at {cursor:?}\n",
+                    self.families[*family].0,
+                    follow.wanted,
+                    follow.follower.as_ref().map(|follower| follower.asked()),
+                    follow.stream,
+                    follow.replied,
+                    follow.applying,
+                    follow.gave_up,
+                    follow.retry_due
+                );
+            }
+            for ((family, peer), serving) in &process.sources {
+                text += &format!(
+                    "  serves {peer} in {}: stream {} sent {} in flight {}\n",
+                    self.families[*family].0,
+                    serving.stream,
+                    serving.source.sent_to(),
+                    serving.in_flight
+                );
+            }
+        }
+        text
+    }
+}
