@@ -62,7 +62,7 @@ impl World {
             FaultKind::DiskFull { node } => self.hosts[node].disk_full_until = until,
             FaultKind::Suspect { observer, subject } => self.force_belief(observer, subject, Some(false)),
             FaultKind::Ghost { observer, subject } => self.force_belief(observer, subject, Some(true)),
-            FaultKind::Starve { node } => self.hosts[node].starved_until = until,
+            FaultKind::Starve { node } => self.hosts[node].starved_until = until.min(self.history.heal_at_us),
             FaultKind::NextVersion { node } => self.hosts[node].version = codec::PROTOCOL_VERSION + 1,
             FaultKind::Garbage { from, to, kind } => return self.garbage(from, to, kind),
         }

@@ -221,7 +221,9 @@ impl World {
         match first {
             None if expected && !working => self.converged(since, exempt),
             lag if self.now > since + self.history.converge_within_us => {
-                let what = format!("{} s after the healing still: {lag:?}", (self.now - since) / SECOND);
+                let homes: Vec<_> = lag.iter().flat_map(|lag| self.homes(&lag.key)).collect();
+                let what =
+                    format!("{} s after the healing still: {lag:?}; held by {homes:?}", (self.now - since) / SECOND);
                 Err(Violation { check: Check::Convergence, what })
             }
             _ => {
@@ -230,6 +232,11 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    fn homes(&self, key: &RecordKey) -> Vec<(HostId, crate::model::Held)> {
+        let held = |(id, host): (HostId, &crate::host::Host)| host.model.held.get(key).map(|held| (id, *held));
+        self.hosts.iter().enumerate().filter_map(held).collect()
     }
 
     fn converged(&mut self, since: u64, exempt: u64) -> Checked {

@@ -134,6 +134,8 @@ impl<R: Read> Judge<'_, R> {
             return self.write(key, stamp, None);
         }
         self.model.held.remove(&key);
+        // In a family that is not shared the record simply goes, and with it what the node knew of its stamp.
+        self.acknowledged.forgotten.insert((self.me, key.path.clone()));
         self.touched.insert(key);
         Ok(())
     }
@@ -176,7 +178,9 @@ impl<R: Read> Judge<'_, R> {
             let far = seen.stamp.hlc.unix_ms() > self.now + MAX_CLOCK_DRIFT_MS;
             self.branches.beat_far_future += u64::from(far);
         }
-        let repeated = self.acknowledged.repeats(path, stamp) && !self.acknowledged.doubled.contains(&self.me);
+        let may_repeat = self.acknowledged.doubled.contains(&self.me)
+            || self.acknowledged.forgotten.contains(&(self.me, path.clone()));
+        let repeated = self.acknowledged.repeats(path, stamp) && !may_repeat;
         ensure(!repeated, Check::OneStampOnce, || format!("{path} bears the stamp {stamp} for the second time"))?;
         self.acknowledged.note(path, stamp);
         if self.model.covering(path).is_some() || path.top() == BOOKS_FAMILY {

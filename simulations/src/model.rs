@@ -110,6 +110,9 @@ pub struct Acknowledged {
     pub exported: Vec<(RecordKey, Option<kinfolk::core::path::Value>, Stamp)>,
     /// EIDs that may stamp twice alike: clones, and nodes whose disk has lost its past.
     pub doubled: BTreeSet<Eid>,
+    /// Paths that a node has deleted while their family was not shared: nothing is left there to remember
+    /// their stamps by, and after a restart with the clock back they may be given again.
+    pub forgotten: BTreeSet<(Eid, Path)>,
     /// Losses that the design allows until there is verify: origins gone, wiped, rolled back or unshared.
     pub losses: u64,
 }

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kinfolk::core::path::Limits;
-use kinfolk::core::record::{Class, RecordKey};
+use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, Store, StoreError};
@@ -253,6 +253,10 @@ impl World {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         process.elsewhere_told.clear();
         self.plan_soon(node);
+        // And so may records: nobody was told to wake the followers.
+        for family in 0..self.families.len() {
+            self.wake_sources(node, family, Classes::ALL)?;
+        }
         Ok(())
     }
 
