@@ -11,7 +11,7 @@ use super::eid::Eid;
 use super::family::{Families, Mode};
 use super::message::{Entries, Follow, FollowReply};
 use super::path::Family;
-use super::record::{Classes, Record};
+use super::record::{Classes, Record, RecordKey};
 use super::replica::Apply;
 use super::storage::{Cursor, CursorKey, Read, Run, StoreError};
 
@@ -27,6 +27,7 @@ const IDLE_CURSOR_STRIDE: u64 = 10_000;
 #[derive(Debug)]
 pub struct Source {
     family: Family,
+    mode: Mode,
     classes: Classes,
     sent_to: u64,
     /// The sharing that it serves, by the sequence number of its mark.
@@ -62,7 +63,7 @@ impl Source {
             },
         };
         let (family, classes) = (request.family.clone(), request.classes);
-        let source = Source { family, classes, sent_to, since, spoken: false };
+        let source = Source { family, mode: request.mode, classes, sent_to, since, spoken: false };
         Ok((FollowReply::Resume { run, head }, Some(source)))
     }
 
@@ -79,7 +80,7 @@ impl Source {
         let mut failed = None;
         read.feed(self.family.top(), self.sent_to, &mut |(seq, class, key)| {
             looked_at += 1;
-            if self.classes.contains(class) && key.path.key_in(&self.family).is_some() {
+            if self.classes.contains(class) && self.carries(&key) {
                 match read.record(&key) {
                     Ok(stored) => {
                         let record = Record::new(key, stored.expect("what stands in the feed is in the store"));
@@ -108,6 +109,12 @@ impl Source {
         self.sent_to = complete_to;
         self.spoken = true;
         Ok(Some(Entries { records: wanted, complete_to, head }))
+    }
+
+    /// Copies that others own may be left from a time when the family was shared in the other mode: they
+    /// are this node's own affair.
+    fn carries(&self, key: &RecordKey) -> bool {
+        key.path.key_in(&self.family).is_some() && key.owner.is_some() == (self.mode == Mode::Unique)
     }
 
     /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
