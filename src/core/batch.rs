@@ -1,6 +1,6 @@
 //! One batch of inputs inside one store transaction: how each input is carried out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mark, Mode};
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, PathError, Value};
-use super::record::{Class, Record, RecordKey, Stored};
+use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
 use super::replica::{
     Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
@@ -35,7 +35,7 @@ pub(super) struct Batch<'a, W: Write> {
     clock: &'a mut Clock,
     ledger: Ledger,
     now: UnixMs,
-    touched: BTreeSet<Family>,
+    touched: BTreeMap<Family, Classes>,
     counts: Counts,
     alarms: BTreeSet<Alarm>,
     changed: bool,
@@ -50,7 +50,7 @@ impl<'a, W: Write> Batch<'a, W> {
             clock,
             ledger,
             now,
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
             counts: Counts::default(),
             alarms: BTreeSet::new(),
             changed: false,
@@ -65,7 +65,9 @@ impl<'a, W: Write> Batch<'a, W> {
             self.write.commit()?;
         }
         let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
-        Ok((ledger, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
+        let touched_classes = touched;
+        let touched = touched_classes.keys().cloned().collect();
+        Ok((ledger, Committed { outcomes, touched, touched_classes, counts, alarms, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -201,7 +203,7 @@ impl<'a, W: Write> Batch<'a, W> {
         self.ledger.head += 1;
         let tombstone = register.is_tombstone();
         if key.path.top() == BOOKS_FAMILY {
-            self.touched.insert(Family::books());
+            touch(&mut self.touched, &Family::books(), class);
             if let Some((family, floor)) = floor_of(&key.path, register.value()) {
                 Arc::make_mut(&mut self.ledger.floors).insert(family, floor);
             }
@@ -211,9 +213,7 @@ impl<'a, W: Write> Batch<'a, W> {
                 tally.count(existing.register.is_tombstone(), -1);
             }
             tally.count(tombstone, 1);
-            if !self.touched.contains(family) {
-                self.touched.insert(family.clone());
-            }
+            touch(&mut self.touched, family, class);
         }
         self.write.put_record(key, &Stored { register, class, seq: self.ledger.head })?;
         self.changed = true;
@@ -395,6 +395,13 @@ impl<'a, W: Write> Batch<'a, W> {
         }
         self.merge(&record.key, record.register, Class::Local, merges)?;
         Ok(Ok(0))
+    }
+}
+
+fn touch(touched: &mut BTreeMap<Family, Classes>, family: &Family, class: Class) {
+    match touched.get_mut(family) {
+        Some(classes) => *classes = *classes | Classes::only(class),
+        None => _ = touched.insert(family.clone(), Classes::only(class)),
     }
 }
 

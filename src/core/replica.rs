@@ -196,6 +196,8 @@ pub struct Committed {
     pub outcomes: Vec<Outcome>,
     /// Shared families with new entries in the change feed.
     pub touched: BTreeSet<Family>,
+    /// The classes of those entries: only followers that asked for one of them have anything to read.
+    pub touched_classes: BTreeMap<Family, Classes>,
     pub counts: Counts,
     pub alarms: BTreeSet<Alarm>,
     /// Whether the batch changed the store at all.
