@@ -366,7 +366,7 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         if hlc > greatest && clock.is_near(hlc, now) {
             greatest = hlc;
         }
-        if let Some((family, _)) = families.covering(&key.path) {
+        if let Some((family, _)) = families.of_record(&key) {
             let tally = tallies.get_mut(family).expect("every shared family has a tally");
             tally.count(stored.register.is_tombstone(), 1);
         }

@@ -111,10 +111,9 @@ impl Source {
         Ok(Some(Entries { records: wanted, complete_to, head }))
     }
 
-    /// Copies that others own may be left from a time when the family was shared in the other mode: they
-    /// are this node's own affair.
+    /// Copies that others own may be left from a time when the family was shared in the other mode.
     fn carries(&self, key: &RecordKey) -> bool {
-        key.path.key_in(&self.family).is_some() && key.owner.is_some() == (self.mode == Mode::Unique)
+        key.path.key_in(&self.family).is_some() && self.mode.owns(key)
     }
 
     /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
