@@ -6,6 +6,8 @@
 mod api;
 mod listener;
 mod problem;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::sync::Arc;
@@ -57,16 +59,20 @@ pub fn router<R: Reads>(api: Api<R>) -> Router {
         .route("/v1/import", axum::routing::post(transfer::import))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), guard))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .fallback(|method: Method, request: Request| async move {
             Problem::new(StatusCode::NOT_FOUND, format!("there is no {method} {} here", request.uri().path()))
         })
-        .method_not_allowed_fallback(|method: Method| async move {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed on this path"))
-        })
+        // For the routes since the first one, which the guard does not watch.
+        .method_not_allowed_fallback(not_allowed)
         .with_state(api)
+}
+
+async fn not_allowed(method: Method) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed on this path"))
 }
 
 /// Lets in who has the token. Without one, keeps out web pages: a browser names their origin.

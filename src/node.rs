@@ -29,7 +29,7 @@ use crate::core::eid::Eid;
 use crate::core::family::{Mode, ShareError};
 use crate::core::path::Family;
 use crate::core::replica::{Input, Outcome, Refusal, Replica, Settings};
-use crate::core::storage::{Run, StoreError};
+use crate::core::storage::{Reads, Run, StoreError};
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
 use crate::store::redb::{Options, RedbReads, RedbStore};
@@ -71,6 +71,11 @@ pub enum NodeError {
     Token { file: PathBuf, what: String },
     #[error("cannot listen for HTTP on {listen}: {error}; is another node running here?")]
     Listen { listen: std::net::SocketAddr, error: std::io::Error },
+    #[error(
+        "the writer has ended: an invariant is broken (the panic before this says which). The node stops, since it could \
+         not take a write any more; what it acknowledged is durable"
+    )]
+    WriterEnded,
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
@@ -85,20 +90,39 @@ pub fn unix_ms() -> UnixMs {
 /// Runs a node until it is told to stop (SIGTERM or SIGINT).
 pub fn run(config: Config) -> Result<(), NodeError> {
     init_logs();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let node = Node::start(config).await?;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tokio::select! {
-            biased;
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        }
+        let told = async {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            }
+        };
+        let ended = until_told(&node.database, told).await;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        node.stop().await;
-        Ok(())
-    })
+        match ended {
+            Ok(()) => node.stop().await,
+            Err(_) => node.cancel.cancel(),
+        }
+        ended
+    });
+    // A read that waits for a slow client must not keep the process from ending.
+    runtime.shutdown_timeout(STOP_MAX);
+    result
+}
+
+/// Waits until the node is told to stop, or can take no write any more.
+async fn until_told<R: Reads>(database: &Database<R>, told: impl Future<Output = ()>) -> Result<(), NodeError> {
+    tokio::select! {
+        biased;
+        () = database.writer_ended() => Err(NodeError::WriterEnded),
+        () = told => Ok(()),
+    }
 }
 
 /// One line a message on standard error; `KINFOLK_LOG` filters (`info`, `kinfolk=debug`, …).
@@ -357,4 +381,22 @@ async fn warn_of_expiry(expires_unix_s: i64) {
 fn expires_soon(expires_unix_s: i64) -> Option<i64> {
     let left_s = expires_unix_s - i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX);
     (left_s <= EXPIRY_WARNING_S).then_some(left_s / 86_400)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn a_node_whose_writer_panicked_stops_and_says_why() {
+        let replica = Replica::open(MemoryStore::new(), Settings::new(Eid::new([2, 0, 0, 0, 0, 1])), Run(1), unix_ms());
+        let on_batch = |_: BatchReport<'_>| panic!("an invariant is broken, as this test wants");
+        let (database, _writer) =
+            writer::start(replica.expect("opens"), WriterLimits::default(), unix_ms, on_batch).expect("starts");
+        assert!(matches!(until_told(&database, async {}).await, Ok(())), "it runs until it is told");
+        assert_eq!(database.submit(Input::Admit).await, Err(SubmitError::Stopping));
+        let ended = until_told(&database, std::future::pending()).await;
+        assert!(matches!(ended, Err(NodeError::WriterEnded)), "{ended:?}");
+    }
 }

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 mod client;
 mod config;
 mod database;
+pub mod demo;
 mod export;
 mod import;
 mod show_text;
@@ -62,6 +63,7 @@ type Outcome = Result<Exit, Failure>;
 
 const EXAMPLES: &str = "\
 Examples:
+  kinfolk demo                             three nodes on this machine, in less than a minute
   kinfolk config example > node.toml       a configuration to start from, every key explained
   kinfolk tls init --dir tls               the cluster's own certificate authority
   kinfolk tls issue --dir tls              a certificate for one server
@@ -113,6 +115,8 @@ enum Command {
     /// Make the certificates that the nodes of a cluster know each other by
     #[command(subcommand)]
     Tls(tls::TlsCommand),
+    /// Watch three nodes on this machine end equal, whatever happens to them
+    Demo(demo::DemoArgs),
     /// Read, write and share database entries, with the words of Asterisk's own CLI
     Database(database::DatabaseArgs),
     /// Show the node, the members of its cluster, the shared families and how far behind they are
@@ -156,6 +160,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Run { config } => run_node(&config),
         Command::Config(command) => config::run(&command, out),
         Command::Tls(command) => tls::run(&command, out),
+        Command::Demo(args) => demo::run(&args, out),
         Command::Database(args) => database::run(&args, node, out),
         Command::Status { json } => status::run(&client::Client::new(node)?, json, out),
         Command::Export(args) => export::run(&args, &client::Client::new(node)?, out),

@@ -11,3 +11,5 @@ pub mod writer;
 
 #[cfg(all(test, feature = "node"))]
 mod model_test;
+#[cfg(all(test, feature = "node"))]
+mod writer_test;

@@ -123,6 +123,12 @@ impl<R: Reads> Database<R> {
         outcome.await.map_err(|_| SubmitError::Stopping)?
     }
 
+    /// Returns when the writer has ended. As long as there is a handle only a panic ends it: an invariant
+    /// is broken, nothing can be written any more, and the node must not go on as if nothing had happened.
+    pub async fn writer_ended(&self) {
+        self.queue.closed().await;
+    }
+
     /// A consistent view of what is durable.
     pub fn view(&self) -> Result<View<R::Reader>, StoreError> {
         let families = self.published.borrow().ledger.families.clone();
@@ -217,6 +223,9 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
                 }
             }
             Err(error) => {
+                // The commit may have reached the disk all the same, and then followers have something to read.
+                let ledger = self.replica.ledger();
+                self.wakes.wake(ledger.families.shared().keys(), ledger.head);
                 for answer in answers {
                     give(answer, Err(SubmitError::Store(error.clone())));
                 }
