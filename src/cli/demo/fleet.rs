@@ -397,6 +397,7 @@ impl Fleet {
         if Instant::now() >= deadline {
             return Err(FleetError::TimedOut { what: what(), waited_s: max.as_secs() });
         }
+        #[expect(clippy::disallowed_methods, reason = "waits for processes, with a deadline")]
         std::thread::sleep(LOOK_GAP);
         Ok(())
     }
@@ -451,6 +452,7 @@ impl Drop for Fleet {
 }
 
 /// An address on loopback that is free for both UDP and TCP just now.
+#[expect(clippy::disallowed_methods, reason = "two fleets on one machine should not try the same ports")]
 fn free_port() -> Result<SocketAddr, FleetError> {
     (0..PORT_TRIES)
         .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))))
