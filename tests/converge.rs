@@ -1,5 +1,7 @@
 //! Three real processes under random writes and random kill -9 end equal, and owe nothing to any writer.
 
+#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

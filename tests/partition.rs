@@ -1,5 +1,7 @@
 //! Cut networks, lost disks and restarts, on real processes behind forwarders.
 
+#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
+
 mod common;
 
 use std::time::{Duration, Instant};
