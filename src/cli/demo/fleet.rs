@@ -59,6 +59,8 @@ pub struct NodePlan {
     pub shared: Vec<(String, String)>,
     /// Where the data goes; none: into the fleet's directory.
     pub data_dir: Option<PathBuf>,
+    /// A program, with its arguments, that is given the node's command line to run.
+    pub launcher: Vec<String>,
     /// Further lines of `[http]`.
     pub http_more: String,
     /// Further sections of the configuration.
@@ -73,6 +75,7 @@ impl Plan {
             eid: Eid::new([2, 0, 0, 0, 0, 0x0a + n]),
             shared: shared.clone(),
             data_dir: None,
+            launcher: Vec::new(),
             http_more: String::new(),
             more: String::new(),
         };
@@ -237,7 +240,7 @@ impl Fleet {
     /// `kinfolk` with these arguments, in an environment that says nothing of nodes.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(args).env_remove("KINFOLK_NODE").env_remove("KINFOLK_TOKEN").stdin(Stdio::null());
+        clean(&mut command).args(args);
         command
     }
 
@@ -247,10 +250,17 @@ impl Fleet {
         let log = log.map_err(io_fault("cannot write a log"))?;
         let fault = || io_fault(format!("cannot run {}", self.binary.display()));
         let err = log.try_clone().map_err(fault())?;
-        let config = self.config_file(node);
-        let mut command = self.command(&["run", "--config"]);
+        let mut command = match self.members[node].plan.launcher.split_first() {
+            None => Command::new(&self.binary),
+            Some((launcher, args)) => {
+                let mut command = Command::new(launcher);
+                command.args(args).arg(&self.binary);
+                command
+            }
+        };
+        clean(&mut command).args(["run", "--config"]).arg(self.config_file(node));
         // A group of its own: Ctrl-C is for the parent, which then ends its children in its own way.
-        command.arg(config).stdout(log).stderr(err).process_group(0);
+        command.stdout(log).stderr(err).process_group(0);
         let child = command.spawn().map_err(fault())?;
         self.members[node].child = Some(child);
         Ok(())
@@ -439,6 +449,11 @@ impl Fleet {
         }
         text + "\n" + &plan.more
     }
+}
+
+/// Takes out of the environment what names a node.
+fn clean(command: &mut Command) -> &mut Command {
+    command.env_remove("KINFOLK_NODE").env_remove("KINFOLK_TOKEN").stdin(Stdio::null())
 }
 
 impl Drop for Fleet {
