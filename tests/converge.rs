@@ -1,16 +1,17 @@
 //! Three real processes under random writes and random kill -9 end equal, and owe nothing to any writer.
 
+#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
+
 mod common;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::api::{Api, CallError};
 use kinfolk::core::eid::Eid;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::Instant;
 
 const OPERATIONS: usize = 10_000;
 /// The kills fall among the operations before this one.
@@ -87,11 +88,6 @@ fn kill_at_random(fleet: &mut common::TestFleet, seed: u64, done: &AtomicUsize) 
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "so that asking for a node that is down costs no core")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(5));
-}
-
 struct Writer {
     api: Api,
     eid: Eid,
@@ -110,7 +106,7 @@ impl Writer {
                     last = Instant::now();
                 }
                 // The node is down: nothing was done. It is asked again until it is back.
-                Err(CallError::NotSent(_)) => pause(),
+                Err(CallError::NotSent(_)) => std::thread::sleep(Duration::from_millis(5)),
                 Err(error) => panic!("node {} refused: {error}", self.eid),
             }
         }

@@ -1,13 +1,13 @@
 //! Cut networks, lost disks and restarts, on real processes behind forwarders.
 
+#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
+
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::forwarder::Rule;
-
-use tokio::time::Instant;
 
 use common::{SOON, TestFleet};
 

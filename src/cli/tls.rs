@@ -1,14 +1,14 @@
 //! `kinfolk tls`: the cluster's own certificate authority, and certificates that carry an EID.
 //!
-//! Only arguments and words here; the certificates are made by an [`Authority`].
+//! Only arguments and words here; `cluster::tls` makes the certificates.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::{Exit, Failure, Outcome};
-use crate::cluster::tls as issue;
+use crate::cluster::tls::{CA_CERT_FILE, CA_KEY_FILE, Issued, TlsError, init_ca, issue};
 use crate::core::eid::Eid;
 use crate::node::unix_ms;
 
@@ -38,48 +38,23 @@ pub enum TlsCommand {
     },
 }
 
-/// Who makes the files. Each call returns the files it wrote and never replaces one.
-trait Authority {
-    fn init_ca(&self, dir: &Path, name: &str) -> Result<Vec<PathBuf>, String>;
-    fn issue(&self, dir: &Path, eid: Eid, days: u32) -> Result<Vec<PathBuf>, String>;
-}
-
-/// The cluster's own certificate makers.
-struct ClusterTls;
-
-impl Authority for ClusterTls {
-    fn init_ca(&self, dir: &Path, name: &str) -> Result<Vec<PathBuf>, String> {
-        issue::init_ca(dir, name, unix_ms() / 1_000).map_err(|error| error.to_string())?;
-        Ok([issue::CA_CERT_FILE, issue::CA_KEY_FILE].map(|file| dir.join(file)).to_vec())
-    }
-
-    fn issue(&self, dir: &Path, eid: Eid, days: u32) -> Result<Vec<PathBuf>, String> {
-        let issued = issue::issue(dir, Some(eid), days, unix_ms() / 1_000).map_err(|error| error.to_string())?;
-        Ok(vec![issued.cert, issued.key])
-    }
-}
-
 pub fn run(command: &TlsCommand, out: &mut dyn Write) -> Outcome {
-    run_with(&ClusterTls, command, out)
-}
-
-fn run_with(authority: &dyn Authority, command: &TlsCommand, out: &mut dyn Write) -> Outcome {
-    let failed = |error: String| Failure::new(Exit::Failed, error);
+    let failed = |error: TlsError| Failure::new(Exit::Failed, error);
+    let now_unix_s = unix_ms() / 1_000;
     match command {
         TlsCommand::Init { dir, name } => {
-            let files = authority.init_ca(dir, name).map_err(failed)?;
-            print_files(&files, out)?;
+            init_ca(dir, name, now_unix_s).map_err(failed)?;
+            print_files(&[dir.join(CA_CERT_FILE), dir.join(CA_KEY_FILE)], out)?;
             writeln!(out, "Next: kinfolk tls issue --dir {}, once for each server.", dir.display())?;
             writeln!(out, "Keep ca.key off the servers: whoever has it can make a member of this cluster.")?;
         }
+        TlsCommand::Issue { dir, eid: Some(eid), .. } if eid.is_empty() => {
+            return Err(Failure::new(Exit::Usage, format_args!("{eid} is Asterisk's word for \"no EID\" ({})", dir.display())));
+        }
         TlsCommand::Issue { dir, eid, days } => {
-            let eid = eid.unwrap_or_else(random_eid);
-            if eid.is_empty() {
-                return Err(Failure::new(Exit::Usage, format_args!("{eid} is Asterisk's word for \"no EID\"")));
-            }
-            let files = authority.issue(dir, eid, *days).map_err(failed)?;
+            let Issued { eid, cert, key } = issue(dir, *eid, *days, now_unix_s).map_err(failed)?;
             writeln!(out, "EID {eid}, good for {days} days.")?;
-            print_files(&files, out)?;
+            print_files(&[cert, key], out)?;
             writeln!(out, "Name them, and ca.pem, under [tls] in the configuration of that server.")?;
         }
     }
@@ -90,49 +65,29 @@ fn print_files(files: &[PathBuf], out: &mut dyn Write) -> std::io::Result<()> {
     files.iter().try_for_each(|file| writeln!(out, "Wrote {}", file.display()))
 }
 
-/// A locally administered unicast address, so that it meets no EID that an Asterisk made of a network card.
-fn random_eid() -> Eid {
-    #[expect(clippy::disallowed_methods, reason = "a new identity, drawn once and written down")]
-    let mut bytes: [u8; Eid::BYTES] = rand::random();
-    bytes[0] = (bytes[0] & 0xfc) | 0x02;
-    Eid::new(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    struct Recorder;
-
-    impl Authority for Recorder {
-        fn init_ca(&self, dir: &Path, name: &str) -> Result<Vec<PathBuf>, String> {
-            Ok(vec![dir.join(name)])
-        }
-
-        fn issue(&self, dir: &Path, eid: Eid, _days: u32) -> Result<Vec<PathBuf>, String> {
-            Ok(vec![dir.join(eid.compact())])
-        }
-    }
-
     fn output(command: &TlsCommand) -> String {
         let mut out = Vec::new();
-        run_with(&Recorder, command, &mut out).expect("done");
+        run(command, &mut out).expect("done");
         String::from_utf8(out).expect("UTF-8")
     }
 
     #[test]
     fn it_says_which_files_it_wrote_and_what_comes_next() {
-        let text = output(&TlsCommand::Init { dir: "d".into(), name: "c".to_string() });
-        assert!(text.starts_with("Wrote d/c\n") && text.contains("kinfolk tls issue --dir d"), "{text}");
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("tls");
+        let shown = dir.display().to_string();
+        let text = output(&TlsCommand::Init { dir: dir.clone(), name: "c".to_string() });
+        assert!(text.starts_with(&format!("Wrote {shown}/ca.pem\n")), "{text}");
+        assert!(text.contains(&format!("kinfolk tls issue --dir {shown}")), "{text}");
         let eid = Some(Eid::new([2, 0, 0, 0, 0, 1]));
-        let text = output(&TlsCommand::Issue { dir: "d".into(), eid, days: 3 });
-        assert!(text.starts_with("EID 02:00:00:00:00:01, good for 3 days.\nWrote d/020000000001\n"), "{text}");
-    }
-
-    #[test]
-    fn a_random_eid_is_locally_administered_and_for_one_server() {
-        for _ in 0..64 {
-            assert_eq!(random_eid().bytes()[0] & 3, 2);
-        }
+        let text = output(&TlsCommand::Issue { dir: dir.clone(), eid, days: 3 });
+        assert!(text.starts_with(&format!("EID 02:00:00:00:00:01, good for 3 days.\nWrote {shown}/020000000001.pem\n")), "{text}");
+        let text = output(&TlsCommand::Issue { dir, eid: None, days: 3 });
+        let eid: Eid = text[4..4 + Eid::TEXT_BYTES].parse().expect("a random EID");
+        assert_eq!(eid.bytes()[0] & 3, 2, "locally administered, and for one server");
     }
 }

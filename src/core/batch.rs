@@ -1,6 +1,6 @@
 //! One batch of inputs inside one store transaction: how each input is carried out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mark, Mode};
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, PathError, Value};
-use super::record::{Class, Record, RecordKey, Stored};
+use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
 use super::replica::{
     Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
@@ -35,7 +35,7 @@ pub(super) struct Batch<'a, W: Write> {
     clock: &'a mut Clock,
     ledger: Ledger,
     now: UnixMs,
-    touched: BTreeSet<Family>,
+    touched: BTreeMap<Family, Classes>,
     counts: Counts,
     alarms: BTreeSet<Alarm>,
     changed: bool,
@@ -50,7 +50,7 @@ impl<'a, W: Write> Batch<'a, W> {
             clock,
             ledger,
             now,
-            touched: BTreeSet::new(),
+            touched: BTreeMap::new(),
             counts: Counts::default(),
             alarms: BTreeSet::new(),
             changed: false,
@@ -65,7 +65,9 @@ impl<'a, W: Write> Batch<'a, W> {
             self.write.commit()?;
         }
         let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
-        Ok((ledger, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
+        let touched_classes = touched;
+        let touched = touched_classes.keys().cloned().collect();
+        Ok((ledger, Committed { outcomes, touched, touched_classes, counts, alarms, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -201,19 +203,17 @@ impl<'a, W: Write> Batch<'a, W> {
         self.ledger.head += 1;
         let tombstone = register.is_tombstone();
         if key.path.top() == BOOKS_FAMILY {
-            self.touched.insert(Family::books());
+            touch(&mut self.touched, &Family::books(), class);
             if let Some((family, floor)) = floor_of(&key.path, register.value()) {
                 Arc::make_mut(&mut self.ledger.floors).insert(family, floor);
             }
-        } else if let Some((family, _)) = self.ledger.families.covering(&key.path) {
+        } else if let Some((family, _)) = self.ledger.families.of_record(key) {
             let tally = self.ledger.tallies.get_mut(family).expect("every shared family has a tally");
             if let Some(existing) = existing {
                 tally.count(existing.register.is_tombstone(), -1);
             }
             tally.count(tombstone, 1);
-            if !self.touched.contains(family) {
-                self.touched.insert(family.clone());
-            }
+            touch(&mut self.touched, family, class);
         }
         self.write.put_record(key, &Stored { register, class, seq: self.ledger.head })?;
         self.changed = true;
@@ -244,7 +244,7 @@ impl<'a, W: Write> Batch<'a, W> {
         if mode == Mode::Unique {
             self.rehome(&family, None, Some(eid))?;
         }
-        let tally = self.tally(&family)?;
+        let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
         Arc::make_mut(&mut self.ledger.families).insert(family, mark);
         self.changed = true;
@@ -292,10 +292,10 @@ impl<'a, W: Write> Batch<'a, W> {
         Ok(())
     }
 
-    fn tally(&self, family: &Family) -> Result<Tally, StoreError> {
+    fn tally(&self, family: &Family, mode: Mode) -> Result<Tally, StoreError> {
         let mut tally = Tally::default();
         self.write.scan(Span::Under(family), &mut |(key, stored)| {
-            if key.path.key_in(family).is_some() {
+            if key.path.key_in(family).is_some() && mode.owns(&key) {
                 tally.count(stored.register.is_tombstone(), 1);
             }
             ControlFlow::Continue(())
@@ -398,6 +398,13 @@ impl<'a, W: Write> Batch<'a, W> {
     }
 }
 
+fn touch(touched: &mut BTreeMap<Family, Classes>, family: &Family, class: Class) {
+    match touched.get_mut(family) {
+        Some(classes) => *classes = *classes | Classes::only(class),
+        None => _ = touched.insert(family.clone(), Classes::only(class)),
+    }
+}
+
 /// The family that a path under the marks names, if it is such a path.
 fn marked_family(path: &Path) -> Option<Result<Family, PathError>> {
     (path.top() == MARKS_FAMILY).then(|| Family::new(&path.as_str()[MARKS_FAMILY.len() + 2..]))
@@ -419,7 +426,7 @@ fn writable_top(top: &str, path: impl Fn() -> String) -> Result<(), Refusal> {
 
 /// A record may arrive in a family only if it lies in it and is owned as the family's mode says.
 fn check_arriving(record: &Record, family: &Family, mode: Mode) -> Result<(), Refusal> {
-    let belongs = record.key.path.key_in(family).is_some() && record.key.owner.is_some() == (mode == Mode::Unique);
+    let belongs = record.key.path.key_in(family).is_some() && mode.owns(&record.key);
     if !belongs {
         return Err(Refusal::OutsideFamily { path: record.key.path.clone(), family: family.clone() });
     }

@@ -3,6 +3,21 @@
 //! Never here: sockets, files, tasks, the wall clock, randomness, logging, metrics. What cannot run
 //! in the simulator is in the wrong room.
 
+/// Whether a planted fault is switched on. Without the feature `mutants` this is `false` and costs nothing.
+#[cfg(feature = "mutants")]
+macro_rules! mutant {
+    ($name:ident) => {
+        $crate::core::mutants::Mutant::$name.is_on()
+    };
+}
+#[cfg(not(feature = "mutants"))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+pub(crate) use mutant;
+
 mod batch;
 pub mod clock;
 pub mod codec;
@@ -11,6 +26,8 @@ mod codec_test;
 pub mod eid;
 pub mod family;
 pub mod message;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod path;
 pub mod record;
 pub mod register;

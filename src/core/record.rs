@@ -100,8 +100,16 @@ impl Classes {
     pub const FAR: Classes = Classes(4);
     pub const ALL: Classes = Classes(7);
 
+    pub const fn only(class: Class) -> Self {
+        Self(class.bit())
+    }
+
     pub fn contains(self, class: Class) -> bool {
         self.0 & class.bit() != 0
+    }
+
+    pub fn intersects(self, other: Classes) -> bool {
+        self.0 & other.0 != 0
     }
 
     pub fn bits(self) -> u8 {

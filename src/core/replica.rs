@@ -196,6 +196,8 @@ pub struct Committed {
     pub outcomes: Vec<Outcome>,
     /// Shared families with new entries in the change feed.
     pub touched: BTreeSet<Family>,
+    /// The classes of those entries: only followers that asked for one of them have anything to read.
+    pub touched_classes: BTreeMap<Family, Classes>,
     pub counts: Counts,
     pub alarms: BTreeSet<Alarm>,
     /// Whether the batch changed the store at all.
@@ -364,7 +366,7 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         if hlc > greatest && clock.is_near(hlc, now) {
             greatest = hlc;
         }
-        if let Some((family, _)) = families.covering(&key.path) {
+        if let Some((family, _)) = families.of_record(&key) {
             let tally = tallies.get_mut(family).expect("every shared family has a tally");
             tally.count(stored.register.is_tombstone(), 1);
         }

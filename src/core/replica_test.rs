@@ -445,6 +445,41 @@ fn sharing_as_unique_makes_the_records_ones_own_and_unsharing_makes_them_plain_a
     assert_eq!(export(&replica)[0].0, plain("/uni/k"));
 }
 
+#[test]
+fn copies_from_a_time_as_unique_are_not_served_when_the_family_is_shared_globally() {
+    // Found by the simulator: seed 5826 of the mixed swarm.
+    let mut a = sharing(1, &[("uni", Mode::Unique)]);
+    let mut b = sharing(2, &[("uni", Mode::Unique)]);
+    write(&mut b, put("/uni/k", "b"));
+    follow(&b, &mut a, "uni", Mode::Unique);
+    for replica in [&mut a, &mut b] {
+        one(replica, unshare("uni"));
+        one(replica, share("uni", Mode::Global));
+    }
+    assert_eq!(follow(&a, &mut b, "uni", Mode::Global), 0);
+    write(&mut a, put("/uni/k", "a"));
+    assert_eq!(follow(&a, &mut b, "uni", Mode::Global), 1);
+    assert_eq!(get(&b, "/uni/k").as_deref(), Some("a"));
+    follow(&b, &mut a, "uni", Mode::Global);
+    assert_eq!(export(&a), export(&b), "nor are they exported or counted as the family's");
+    assert_eq!(a.ledger().tallies, b.ledger().tallies);
+}
+
+#[test]
+fn a_source_knows_when_its_sharing_has_ended() {
+    let mut a = sharing_foo(1);
+    let read = a.read().expect("reads");
+    let request = Follow { family: family("foo"), mode: Mode::Global, classes: Classes::ALL, cursor: None };
+    let (_, source) = Source::open(&read, &a.ledger().families, &request).expect("reads");
+    let source = source.expect("shared");
+    drop(read);
+    assert!(source.still_serves(&a.ledger().families));
+    one(&mut a, unshare("foo"));
+    assert!(!source.still_serves(&a.ledger().families));
+    one(&mut a, share("foo", Mode::Global));
+    assert!(!source.still_serves(&a.ledger().families), "another sharing has another beginning");
+}
+
 // ---- following --------------------------------------------------------------------------------
 
 #[test]

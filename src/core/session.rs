@@ -11,7 +11,7 @@ use super::eid::Eid;
 use super::family::{Families, Mode};
 use super::message::{Entries, Follow, FollowReply};
 use super::path::Family;
-use super::record::{Classes, Record};
+use super::record::{Classes, Record, RecordKey};
 use super::replica::Apply;
 use super::storage::{Cursor, CursorKey, Read, Run, StoreError};
 
@@ -27,8 +27,11 @@ const IDLE_CURSOR_STRIDE: u64 = 10_000;
 #[derive(Debug)]
 pub struct Source {
     family: Family,
+    mode: Mode,
     classes: Classes,
     sent_to: u64,
+    /// The sharing that it serves, by the sequence number of its mark.
+    since: u64,
     /// Whether the follower has been told how far it is complete.
     spoken: bool,
 }
@@ -59,7 +62,8 @@ impl Source {
                 _ => return Ok((FollowReply::Compare { run, head }, None)),
             },
         };
-        let source = Source { family: request.family.clone(), classes: request.classes, sent_to, spoken: false };
+        let (family, classes) = (request.family.clone(), request.classes);
+        let source = Source { family, mode: request.mode, classes, sent_to, since, spoken: false };
         Ok((FollowReply::Resume { run, head }, Some(source)))
     }
 
@@ -76,7 +80,7 @@ impl Source {
         let mut failed = None;
         read.feed(self.family.top(), self.sent_to, &mut |(seq, class, key)| {
             looked_at += 1;
-            if self.classes.contains(class) && key.path.key_in(&self.family).is_some() {
+            if self.classes.contains(class) && self.carries(&key) {
                 match read.record(&key) {
                     Ok(stored) => {
                         let record = Record::new(key, stored.expect("what stands in the feed is in the store"));
@@ -105,6 +109,22 @@ impl Source {
         self.sent_to = complete_to;
         self.spoken = true;
         Ok(Some(Entries { records: wanted, complete_to, head }))
+    }
+
+    /// Copies that others own may be left from a time when the family was shared in the other mode.
+    fn carries(&self, key: &RecordKey) -> bool {
+        key.path.key_in(&self.family).is_some() && self.mode.owns(key)
+    }
+
+    /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
+    /// changed, and ends the stream if not: else an unshared family would still be served.
+    pub fn still_serves(&self, families: &Families) -> bool {
+        self.family == Family::books() || families.mark(&self.family).is_some_and(|mark| mark.since == self.since)
+    }
+
+    /// Whether entries of these classes are for this follower.
+    pub fn wants(&self, classes: Classes) -> bool {
+        self.classes.intersects(classes)
     }
 
     pub fn family(&self) -> &Family {

@@ -205,6 +205,7 @@ impl Reads for MemoryReads {
 pub struct MemoryStore {
     reads: MemoryReads,
     fail_next_commit: Option<StoreError>,
+    fail_after_next_commit: Option<StoreError>,
 }
 
 impl MemoryStore {
@@ -216,12 +217,23 @@ impl MemoryStore {
     pub fn fail_next_commit(&mut self, error: StoreError) {
         self.fail_next_commit = Some(error);
     }
+
+    /// The next commit is durable and reports this error all the same, as one whose flush was done but
+    /// whose success could not be told.
+    pub fn fail_after_next_commit(&mut self, error: StoreError) {
+        self.fail_after_next_commit = Some(error);
+    }
+
+    /// Commits succeed again.
+    pub fn forget_planned_failures(&mut self) {
+        (self.fail_next_commit, self.fail_after_next_commit) = (None, None);
+    }
 }
 
 impl Clone for MemoryStore {
     fn clone(&self) -> Self {
         let state = RwLock::new(self.reads.state());
-        Self { reads: MemoryReads(Arc::new(state)), fail_next_commit: self.fail_next_commit.clone() }
+        Self { reads: MemoryReads(Arc::new(state)), ..Self::default() }
     }
 }
 
@@ -347,6 +359,6 @@ impl Write for MemoryWriter<'_> {
         // Our own hold on the state would force a copy.
         drop(state);
         changes.apply(Arc::make_mut(&mut store.reads.0.write().unwrap_or_else(PoisonError::into_inner)));
-        Ok(())
+        store.fail_after_next_commit.take().map_or(Ok(()), Err)
     }
 }

@@ -223,6 +223,9 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
                 }
             }
             Err(error) => {
+                // The commit may have reached the disk all the same, and then followers have something to read.
+                let ledger = self.replica.ledger();
+                self.wakes.wake(ledger.families.shared().keys(), ledger.head);
                 for answer in answers {
                     give(answer, Err(SubmitError::Store(error.clone())));
                 }

@@ -414,7 +414,7 @@ impl Fleet {
         if Instant::now() >= deadline {
             return Err(FleetError::TimedOut { what: what(), waited_s: max.as_secs() });
         }
-        #[expect(clippy::disallowed_methods, reason = "a process tells nobody that it is ready: it is looked at")]
+        #[expect(clippy::disallowed_methods, reason = "waits for processes, with a deadline")]
         std::thread::sleep(LOOK_GAP);
         Ok(())
     }
@@ -474,11 +474,10 @@ impl Drop for Fleet {
 }
 
 /// An address on loopback that is free for both UDP and TCP just now.
+#[expect(clippy::disallowed_methods, reason = "two fleets on one machine should not try the same ports")]
 fn free_port() -> Result<SocketAddr, FleetError> {
-    #[expect(clippy::disallowed_methods, reason = "fleets side by side must not ask for the same ports")]
-    let port = || rand::random_range(PORTS);
     (0..PORT_TRIES)
-        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, port())))
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))))
         .find(|address| UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok())
         .ok_or(FleetError::NoPort)
 }

@@ -62,10 +62,9 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
     let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family);
-    let (mark, reply, source) = {
+    let (reply, source) = {
         let view = room.database.view()?;
-        let (reply, source) = Source::open(&view.read, &view.families, &request)?;
-        (view.families.mark(&request.family), reply, source)
+        Source::open(&view.read, &view.families, &request)?
     };
     tracing::debug!(%peer, family = %request.family, classes = %request.classes, ?reply, "follower");
     write_frame(&mut send, &reply).await?;
@@ -78,7 +77,7 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         let (next, entries) = next_page(room, source).await?;
         source = next;
         // A family that is no longer shared as it was is not served a moment longer.
-        if room.database.published().ledger.families.mark(source.family()) != mark {
+        if !source.still_serves(&room.database.published().ledger.families) {
             let _ = send.finish();
             return Ok(());
         }

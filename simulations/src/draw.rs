@@ -1,0 +1,243 @@
+//! Draws a whole history from a seed: the mixed swarm.
+
+use kinfolk::core::family::Mode;
+
+use crate::clock::{HOUR, MINUTE, MS, SECOND, Us, YEAR_MS};
+use crate::history::*;
+use crate::rng::Rng;
+
+/// The history of a seed. Sizes are small, so that ten thousand of them fit into minutes; what matters is
+/// the mixture.
+pub fn mixed(seed: u64) -> History {
+    let root = Rng::new(seed);
+    let mut rng = root.fork(1);
+    let nodes = nodes(&mut rng);
+    let families = families(&mut rng);
+    let busy_us = match rng.below(10) {
+        0 => rng.between(1, 12) * HOUR,
+        1..=3 => rng.between(4, 12) * MINUTE,
+        _ => rng.between(30, 150) * SECOND,
+    };
+    let mut writes = shares(&mut root.fork(2), nodes.len(), &families);
+    writes.extend(traffic(&mut root.fork(3), nodes.len(), &families, busy_us));
+    writes.sort_by_key(|write| write.at_us);
+    let faults = faults(&mut root.fork(4), &nodes, busy_us);
+    History {
+        seed,
+        links: links(&mut rng),
+        timing: timing(&mut rng),
+        checking: Checking {
+            cursor_one_in: 4,
+            sweep_every_us: (busy_us / 12).max(SECOND),
+            each_commit: true,
+            books: true,
+            warm_start: false,
+        },
+        nodes,
+        families,
+        writes,
+        faults,
+        heal_at_us: busy_us,
+        converge_within_us: 3 * MINUTE,
+        probe: true,
+    }
+}
+
+fn nodes(rng: &mut Rng) -> Vec<NodeSpec> {
+    let count = *rng.pick(&[2, 3, 3, 3, 4, 4, 5, 5, 6, 7]);
+    let sites = rng.between(1, 3) as usize;
+    let skewed = rng.chance(500);
+    (0..count)
+        .map(|n| NodeSpec {
+            site: if n < sites { n } else { rng.index(sites) },
+            clock_offset_ms: if skewed { rng.between(0, 60_000) as i64 - 30_000 } else { rng.below(20) as i64 },
+            clock_drift_ppm: rng.below(401) as i64 - 200,
+            value_max_bytes: if rng.chance(200) { 256 } else { 65_536 },
+            protocol_version: 1,
+            commit_us: *rng.pick(&[200, 1_000, 1_000, 4_000, 20_000]),
+            absent: n >= 2 && rng.chance(120),
+        })
+        .collect()
+}
+
+pub fn books() -> FamilySpec {
+    FamilySpec { name: kinfolk::core::path::BOOKS_FAMILY.into(), mode: Mode::Global, keys: Vec::new() }
+}
+
+fn families(rng: &mut Rng) -> Vec<FamilySpec> {
+    let keys = |rng: &mut Rng| {
+        let count = rng.between(2, 8);
+        (0..count).map(|n| if n % 3 == 2 { format!("sub/k{n}") } else { format!("k{n}") }).collect::<Vec<_>>()
+    };
+    let mut families = vec![books(), FamilySpec { name: "foo".into(), mode: Mode::Global, keys: keys(rng) }];
+    if rng.chance(700) {
+        families.push(FamilySpec { name: "uni".into(), mode: Mode::Unique, keys: keys(rng) });
+    }
+    if rng.chance(400) {
+        families.push(FamilySpec { name: "bar/one".into(), mode: Mode::Global, keys: keys(rng) });
+        families.push(FamilySpec { name: "bar/two".into(), mode: Mode::Unique, keys: keys(rng) });
+    }
+    families
+}
+
+pub fn links(rng: &mut Rng) -> Links {
+    let near = *rng.pick(&[(100, 400), (200, 2_000), (1_000, 5_000)]);
+    let far = *rng.pick(&[(10 * MS, 14 * MS), (40 * MS, 90 * MS), (100 * MS, 400 * MS)]);
+    let table = |rng: &mut Rng, (low, high): (Us, Us)| {
+        // A long tail: one delay in sixteen is ten times as long, so that streams overtake each other.
+        (0..16).map(|n| if n == 15 { high * 10 } else { rng.between(low, high) }).collect()
+    };
+    let lossy = rng.chance(400);
+    Links {
+        near_us: table(rng, near),
+        far_us: table(rng, far),
+        near_loss_per_mille: if lossy { rng.below(20) } else { 0 },
+        far_loss_per_mille: if lossy { rng.below(100) } else { 1 },
+        far_bytes_per_s: *rng.pick(&[0, 0, 20_000, 1_000_000]),
+        idle_timeout_us: rng.between(5, 15) * SECOND,
+    }
+}
+
+pub fn timing(rng: &mut Rng) -> Timing {
+    Timing {
+        view_up_us: (50 * MS, rng.between(100, 4_000) * MS),
+        view_down_us: (2 * SECOND, rng.between(3, 20) * SECOND),
+        plan_delay_us: rng.between(10, 300) * MS,
+        retry_us: (100 * MS, rng.between(200, 4_000) * MS),
+        idle_say_us: rng.between(1, 10) * SECOND,
+        idle_say_entries: *rng.pick(&[1, 1, 10, 1_000]),
+        window_frames: rng.between(1, 3) as u32,
+    }
+}
+
+/// Every node shares most families at the start.
+fn shares(rng: &mut Rng, nodes: usize, families: &[FamilySpec]) -> Vec<Write> {
+    let mut writes = Vec::new();
+    for node in 0..nodes {
+        for (family, spec) in families.iter().enumerate().skip(1) {
+            if rng.chance(930) {
+                let late = if rng.chance(100) { 20 * SECOND } else { SECOND };
+                let kind = WriteKind::Share { family, mode: spec.mode };
+                writes.push(Write { at_us: rng.below(late), node, kind });
+            }
+        }
+    }
+    writes
+}
+
+fn traffic(rng: &mut Rng, nodes: usize, families: &[FamilySpec], busy_us: Us) -> Vec<Write> {
+    let count = rng.between(20, 160);
+    let large = rng.chance(150);
+    let switching = rng.chance(350);
+    // Bursts: most writes lie near one of a few moments, so that they conflict.
+    let moments: Vec<Us> = (0..6).map(|_| rng.below(busy_us)).collect();
+    (0..count)
+        .map(|_| {
+            let near = rng.pick(&moments) + rng.below(2 * SECOND);
+            let at_us = if rng.chance(600) { near.min(busy_us - 1) } else { rng.below(busy_us) };
+            Write { at_us, node: rng.index(nodes), kind: write_kind(rng, families, large, switching) }
+        })
+        .collect()
+}
+
+fn write_kind(rng: &mut Rng, families: &[FamilySpec], large: bool, switching: bool) -> WriteKind {
+    let family = rng.between(1, families.len() as u64 - 1) as usize;
+    let key = rng.index(families[family].keys.len());
+    match rng.below(100) {
+        0..=56 => {
+            let bytes = if large && rng.chance(250) { rng.between(200, 65_536) } else { rng.between(8, 40) };
+            WriteKind::Put { family, key, bytes: bytes as usize }
+        }
+        57..=81 => WriteKind::Delete { family, key },
+        82..=84 => WriteKind::DeleteTree { family },
+        85..=86 => WriteKind::ImportFresh { family, lines: rng.between(1, 6) as usize },
+        87..=89 => WriteKind::ImportStamped { family, lines: rng.between(1, 8) as usize },
+        90..=92 => WriteKind::Refused { kind: rng.below(6) as u8 },
+        93..=95 if switching => WriteKind::Unshare { family },
+        96..=99 if switching => {
+            let mode = if rng.chance(250) { other(families[family].mode) } else { families[family].mode };
+            WriteKind::Share { family, mode }
+        }
+        _ => WriteKind::Put { family, key, bytes: 12 },
+    }
+}
+
+fn other(mode: Mode) -> Mode {
+    match mode {
+        Mode::Global => Mode::Unique,
+        Mode::Unique => Mode::Global,
+    }
+}
+
+fn faults(rng: &mut Rng, nodes: &[NodeSpec], busy_us: Us) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    // Losses that only verify can mend make a key exempt from convergence, so most seeds have none.
+    let lossy = rng.chance(300);
+    let count = if rng.chance(100) { 0 } else { rng.between(2, 14) };
+    for _ in 0..count {
+        let at_us = rng.below(busy_us);
+        let for_us = match rng.below(4) {
+            0 => rng.between(100, 3_000) * MS,
+            1 => busy_us / 3,
+            _ => rng.between(3, 40) * SECOND,
+        };
+        faults.push(Fault { at_us, for_us, kind: fault_kind(rng, nodes.len(), lossy) });
+    }
+    for (node, spec) in nodes.iter().enumerate().filter(|(_, spec)| spec.absent) {
+        let _ = spec;
+        faults.push(Fault { at_us: rng.below(busy_us), for_us: 0, kind: FaultKind::Join { node } });
+    }
+    faults.sort_by_key(|fault| fault.at_us);
+    faults
+}
+
+fn groups(rng: &mut Rng, nodes: usize) -> Vec<u8> {
+    loop {
+        let groups: Vec<u8> = (0..nodes).map(|_| rng.below(2) as u8).collect();
+        if groups.contains(&0) && groups.contains(&1) {
+            return groups;
+        }
+    }
+}
+
+fn fault_kind(rng: &mut Rng, nodes: usize, lossy: bool) -> FaultKind {
+    let node = rng.index(nodes);
+    let second = (node + 1 + rng.index(nodes - 1)) % nodes;
+    if lossy && rng.chance(250) {
+        return match rng.below(9) {
+            0 | 1 => FaultKind::Wipe { node },
+            2 | 3 => FaultKind::Snapshot { node },
+            4 | 5 => FaultKind::Rollback { node },
+            6 => FaultKind::OldBackup { node },
+            7 => FaultKind::Clone { node },
+            _ => FaultKind::Die { node },
+        };
+    }
+    let hour: i64 = 3_600_000;
+    match rng.below(35) {
+        0..=3 => FaultKind::Partition { groups: groups(rng, nodes) },
+        4 | 5 => FaultKind::OneWay { groups: groups(rng, nodes) },
+        6..=8 => FaultKind::Bridge { groups: groups(rng, nodes), bridge: node },
+        9 => FaultKind::Flap { groups: groups(rng, nodes), period_us: rng.between(1, 8) * SECOND },
+        10..=12 => FaultKind::Reset { a: node, b: second },
+        13 => FaultKind::Slow {
+            a: node,
+            b: second,
+            extra_us: rng.between(50, 2_000) * MS,
+            loss_per_mille: rng.below(300),
+        },
+        14..=16 => FaultKind::Crash { node },
+        17 | 18 => FaultKind::CrashInCommit { node, durable: rng.chance(500) },
+        19 | 20 => FaultKind::ClockJump { node, by_ms: *rng.pick(&[hour, -hour, 30_000, -30_000]) },
+        21 => FaultKind::ClockAhead { node, by_ms: *rng.pick(&[YEAR_MS, hour]) },
+        22 => FaultKind::ClockFreeze { node },
+        23 | 24 => FaultKind::RestartInPast { node, by_ms: *rng.pick(&[hour, 40_000, YEAR_MS]) },
+        25 | 26 => FaultKind::CommitFails { node, durable: rng.chance(500) },
+        27 => FaultKind::DiskFull { node },
+        28 => FaultKind::Suspect { observer: node, subject: second },
+        29 => FaultKind::Ghost { observer: node, subject: second },
+        30 | 31 => FaultKind::Starve { node },
+        32 => FaultKind::NextVersion { node },
+        _ => FaultKind::Garbage { from: node, to: second, kind: rng.below(5) as u8 },
+    }
+}

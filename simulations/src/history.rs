@@ -1,0 +1,329 @@
+//! What happens in one run, written down before it starts: nodes, links, writes and faults in time order.
+//!
+//! A seed draws it or a scenario gives it; the shrinker takes pieces out of it. Everything else (delays,
+//! losses, suspicions) is drawn while the world runs, from the same seed.
+
+use kinfolk::core::family::Mode;
+
+use crate::clock::Us;
+
+pub type HostId = usize;
+pub type FamilyIx = usize;
+
+/// Index of the cluster's own books in every family table.
+pub const BOOKS: FamilyIx = 0;
+
+#[derive(Clone, Debug)]
+pub struct History {
+    pub seed: u64,
+    pub nodes: Vec<NodeSpec>,
+    /// Family 0 is the books.
+    pub families: Vec<FamilySpec>,
+    pub links: Links,
+    pub timing: Timing,
+    pub checking: Checking,
+    pub writes: Vec<Write>,
+    pub faults: Vec<Fault>,
+    /// When faults and writes have ended and everything is mended.
+    pub heal_at_us: Us,
+    /// How long after that the replicas may take to become equal.
+    pub converge_within_us: Us,
+    /// After convergence every node writes once more, and that must spread as well.
+    pub probe: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct NodeSpec {
+    pub site: usize,
+    pub clock_offset_ms: i64,
+    pub clock_drift_ppm: i64,
+    pub value_max_bytes: usize,
+    pub protocol_version: u8,
+    pub commit_us: Us,
+    /// Down until a [`FaultKind::Join`].
+    pub absent: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct FamilySpec {
+    pub name: String,
+    pub mode: Mode,
+    pub keys: Vec<String>,
+}
+
+/// Delays as tables of microseconds that a draw picks from: integers only.
+#[derive(Clone, Debug)]
+pub struct Links {
+    pub near_us: Vec<Us>,
+    pub far_us: Vec<Us>,
+    pub near_loss_per_mille: u64,
+    pub far_loss_per_mille: u64,
+    /// Bytes per second of one direction between two nodes of different sites; 0 is unlimited.
+    pub far_bytes_per_s: u64,
+    pub idle_timeout_us: Us,
+}
+
+#[derive(Clone, Debug)]
+pub struct Timing {
+    pub view_up_us: (Us, Us),
+    pub view_down_us: (Us, Us),
+    pub plan_delay_us: Us,
+    pub retry_us: (Us, Us),
+    pub idle_say_us: Us,
+    pub idle_say_entries: u64,
+    pub window_frames: u32,
+}
+
+/// How often the costly checks are made.
+#[derive(Clone, Debug)]
+pub struct Checking {
+    /// One in so many applied frames has its cursor checked against the source's feed.
+    pub cursor_one_in: u64,
+    pub sweep_every_us: Us,
+    /// Whether every commit is compared with the model of the winner.
+    pub each_commit: bool,
+    /// Whether the cluster's books are followed and written. Off in the largest worlds.
+    pub books: bool,
+    /// Whether all nodes know and reach each other when the world begins.
+    pub warm_start: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Write {
+    pub at_us: Us,
+    pub node: HostId,
+    pub kind: WriteKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteKind {
+    Put {
+        family: FamilyIx,
+        key: usize,
+        bytes: usize,
+    },
+    Delete {
+        family: FamilyIx,
+        key: usize,
+    },
+    DeleteTree {
+        family: FamilyIx,
+    },
+    Share {
+        family: FamilyIx,
+        mode: Mode,
+    },
+    Unshare {
+        family: FamilyIx,
+    },
+    /// Lines without stamps.
+    ImportFresh {
+        family: FamilyIx,
+        lines: usize,
+    },
+    /// Lines that other nodes once acknowledged, with their stamps: an old export.
+    ImportStamped {
+        family: FamilyIx,
+        lines: usize,
+    },
+    /// Something that must be refused, of the given kind.
+    Refused {
+        kind: u8,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub at_us: Us,
+    pub for_us: Us,
+    pub kind: FaultKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// Nodes of different groups do not hear each other.
+    Partition {
+        groups: Vec<u8>,
+    },
+    /// Group 0 is not heard by group 1; the other way works.
+    OneWay {
+        groups: Vec<u8>,
+    },
+    /// As a partition, but one node hears everyone.
+    Bridge {
+        groups: Vec<u8>,
+        bridge: HostId,
+    },
+    Flap {
+        groups: Vec<u8>,
+        period_us: Us,
+    },
+    /// Connections between the two break, a frame half sent.
+    Reset {
+        a: HostId,
+        b: HostId,
+    },
+    Slow {
+        a: HostId,
+        b: HostId,
+        extra_us: Us,
+        loss_per_mille: u64,
+    },
+    Crash {
+        node: HostId,
+    },
+    /// The process dies while a commit is under way, which reaches the disk or does not.
+    CrashInCommit {
+        node: HostId,
+        durable: bool,
+    },
+    Wipe {
+        node: HostId,
+    },
+    Snapshot {
+        node: HostId,
+    },
+    /// The disk goes back to the latest snapshot while the node is down.
+    Rollback {
+        node: HostId,
+    },
+    /// The disk goes back to the oldest snapshot while the node is down.
+    OldBackup {
+        node: HostId,
+    },
+    /// A copy of the disk starts as another process with the same EID.
+    Clone {
+        node: HostId,
+    },
+    Join {
+        node: HostId,
+    },
+    /// Never comes back.
+    Die {
+        node: HostId,
+    },
+    ClockJump {
+        node: HostId,
+        by_ms: i64,
+    },
+    /// Jumps, and goes back when the fault ends.
+    ClockAhead {
+        node: HostId,
+        by_ms: i64,
+    },
+    ClockFreeze {
+        node: HostId,
+    },
+    /// The node restarts and its clock has gone back.
+    RestartInPast {
+        node: HostId,
+        by_ms: i64,
+    },
+    CommitFails {
+        node: HostId,
+        durable: bool,
+    },
+    DiskFull {
+        node: HostId,
+    },
+    /// A live node is believed dead.
+    Suspect {
+        observer: HostId,
+        subject: HostId,
+    },
+    /// A dead node is believed alive.
+    Ghost {
+        observer: HostId,
+        subject: HostId,
+    },
+    /// The process gets no processor time; what arrives waits.
+    Starve {
+        node: HostId,
+    },
+    /// The node speaks the next version of the protocol until the fault ends.
+    NextVersion {
+        node: HostId,
+    },
+    /// A frame that is no frame arrives.
+    Garbage {
+        from: HostId,
+        to: HostId,
+        kind: u8,
+    },
+}
+
+impl FaultKind {
+    /// Its name in coverage, reports and scenario files.
+    pub fn name(&self) -> &'static str {
+        match self {
+            FaultKind::Partition { .. } => "partition",
+            FaultKind::OneWay { .. } => "one-way",
+            FaultKind::Bridge { .. } => "bridge",
+            FaultKind::Flap { .. } => "flap",
+            FaultKind::Reset { .. } => "reset",
+            FaultKind::Slow { .. } => "slow",
+            FaultKind::Crash { .. } => "crash",
+            FaultKind::CrashInCommit { durable: false, .. } => "crash-before-commit",
+            FaultKind::CrashInCommit { durable: true, .. } => "crash-after-commit",
+            FaultKind::Wipe { .. } => "wipe",
+            FaultKind::Snapshot { .. } => "snapshot",
+            FaultKind::Rollback { .. } => "rollback",
+            FaultKind::OldBackup { .. } => "old-backup",
+            FaultKind::Clone { .. } => "clone",
+            FaultKind::Join { .. } => "join",
+            FaultKind::Die { .. } => "die",
+            FaultKind::ClockJump { .. } => "clock-jump",
+            FaultKind::ClockAhead { .. } => "clock-ahead",
+            FaultKind::ClockFreeze { .. } => "clock-freeze",
+            FaultKind::RestartInPast { .. } => "restart-in-past",
+            FaultKind::CommitFails { durable: false, .. } => "commit-fails",
+            FaultKind::CommitFails { durable: true, .. } => "commit-fails-but-lands",
+            FaultKind::DiskFull { .. } => "disk-full",
+            FaultKind::Suspect { .. } => "suspect",
+            FaultKind::Ghost { .. } => "ghost",
+            FaultKind::Starve { .. } => "starve",
+            FaultKind::NextVersion { .. } => "next-version",
+            FaultKind::Garbage { .. } => "garbage",
+        }
+    }
+
+    /// Every name there is, so that a fault that never fired is seen as a hole.
+    pub const NAMES: [&str; 28] = [
+        "partition",
+        "one-way",
+        "bridge",
+        "flap",
+        "reset",
+        "slow",
+        "crash",
+        "crash-before-commit",
+        "crash-after-commit",
+        "wipe",
+        "snapshot",
+        "rollback",
+        "old-backup",
+        "clone",
+        "join",
+        "die",
+        "clock-jump",
+        "clock-ahead",
+        "clock-freeze",
+        "restart-in-past",
+        "commit-fails",
+        "commit-fails-but-lands",
+        "disk-full",
+        "suspect",
+        "ghost",
+        "starve",
+        "next-version",
+        "garbage",
+    ];
+
+    /// Whether the fault takes the network apart (for the timeline).
+    pub fn is_partition(&self) -> bool {
+        matches!(
+            self,
+            FaultKind::Partition { .. } | FaultKind::OneWay { .. } | FaultKind::Bridge { .. } | FaultKind::Flap { .. }
+        )
+    }
+}

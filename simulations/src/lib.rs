@@ -1,0 +1,24 @@
+//! A simulator that runs the daemon's own core for whole clusters in virtual time, breaks what can break,
+//! and checks the promises of the design after every step.
+//!
+//! Same seed, same build: same run, to the last bit. Never here: the wall clock, randomness of the
+//! operating system, hash maps, floating point (a stopwatch around a run belongs to `main`).
+
+pub mod check;
+pub mod clock;
+pub mod draw;
+mod faults;
+pub mod history;
+mod host;
+mod inspect;
+mod judge;
+mod links;
+mod membership;
+mod model;
+mod network;
+mod process;
+pub mod rng;
+pub mod run;
+mod streams;
+mod workload;
+pub mod world;

@@ -1,0 +1,256 @@
+//! Connections and beliefs as events: sending, breaking and making connections, gossip that arrives late.
+
+use std::collections::BTreeMap;
+
+use kinfolk::core::eid::Eid;
+use kinfolk::core::topology::Member;
+
+use crate::check::Checked;
+use crate::clock::{MS, SECOND};
+use crate::history::HostId;
+use crate::membership::components;
+use crate::network::Frame;
+use crate::world::{Event, World};
+
+impl World {
+    /// Sends a frame on the connection that the sender believes in.
+    pub fn send(&mut self, mut frame: Frame) {
+        if self.hosts[frame.from].version != 1 {
+            // The third byte of a frame is the version of the protocol.
+            frame.bytes[2] = self.hosts[frame.from].version;
+            frame.damaged = true;
+        }
+        let (from, to) = (frame.from, frame.to);
+        if frame.epoch == 0 || !self.net.pair(from, to).up || self.net.pair(from, to).epoch != frame.epoch {
+            return;
+        }
+        let near = self.near(from, to);
+        let transit = self.net.transit_us(from, to, near, frame.bytes.len(), self.now);
+        self.schedule(transit, Event::Frame(Box::new(frame)));
+    }
+
+    // ---- connections ----------------------------------------------------------------------------
+
+    fn may_connect(&self, a: HostId, b: HostId) -> bool {
+        let (first, second) = (&self.hosts[a], &self.hosts[b]);
+        first.up() && second.up() && first.eid != second.eid && self.net.open_both_ways(a, b)
+    }
+
+    /// Both sides keep trying with pauses; an attempt that gets through is all that is simulated of it.
+    fn consider_connecting(&mut self, a: HostId, b: HostId) {
+        if a == b || !self.may_connect(a, b) || self.net.pair(a, b).up || self.net.pair(a, b).connecting {
+            return;
+        }
+        self.net.pair_mut(a, b).connecting = true;
+        let warm = self.history.checking.warm_start && self.now == 0;
+        let pause = if warm { 0 } else { self.rng.between(5 * MS, self.history.timing.retry_us.1) };
+        self.schedule(pause, Event::Connected { a, b });
+    }
+
+    pub fn on_connected(&mut self, a: HostId, b: HostId) -> Checked {
+        self.net.pair_mut(a, b).connecting = false;
+        if self.net.pair(a, b).up {
+            return Ok(());
+        }
+        if !self.may_connect(a, b) {
+            return Ok(());
+        }
+        let pair = self.net.pair_mut(a, b);
+        pair.up = true;
+        pair.epoch += 1;
+        let epoch = pair.epoch;
+        for (node, peer) in [(a, b), (b, a)] {
+            if self.net.believed(node, peer) != 0 {
+                self.forget_connection(node, peer);
+            }
+            self.net.set_believed(node, peer, epoch);
+            self.plan_soon(node);
+            self.reopen_streams(node, peer);
+        }
+        Ok(())
+    }
+
+    fn reopen_streams(&mut self, node: HostId, peer: HostId) {
+        let incarnation = self.hosts[node].incarnation;
+        let Some(process) = &mut self.hosts[node].process else { return };
+        let mut families = Vec::new();
+        for ((_, family), follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
+            if follow.stream == 0 && !follow.retry_due {
+                follow.retry_due = true;
+                families.push(*family);
+            }
+        }
+        for family in families {
+            self.schedule(MS, Event::Retry { node, incarnation, peer, family });
+        }
+    }
+
+    /// Breaks a connection; each side learns of it in its own time.
+    pub fn break_connection(&mut self, a: HostId, b: HostId) {
+        let pair = self.net.pair_mut(a, b);
+        if !pair.up {
+            return;
+        }
+        pair.up = false;
+        let epoch = pair.epoch;
+        pair.epoch += 1;
+        self.net.held.retain(|frame| (frame.from.min(frame.to), frame.from.max(frame.to)) != (a.min(b), a.max(b)));
+        for (node, peer) in [(a, b), (b, a)] {
+            let late = if self.rng.chance(500) { self.history.links.idle_timeout_us } else { 50 * MS };
+            let after = self.rng.below(late);
+            self.schedule(after, Event::ConnectionLost { node, peer, epoch });
+        }
+        self.consider_connecting(a, b);
+    }
+
+    pub fn on_connection_lost(&mut self, node: HostId, peer: HostId, epoch: u32) -> Checked {
+        if self.net.believed(node, peer) == epoch {
+            self.forget_connection(node, peer);
+            self.plan_soon(node);
+        }
+        Ok(())
+    }
+
+    fn forget_connection(&mut self, node: HostId, peer: HostId) {
+        self.net.set_believed(node, peer, 0);
+        let Some(process) = &mut self.hosts[node].process else { return };
+        process.sources.retain(|(_, follower), _| *follower != peer);
+        for (_, follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
+            *follow = crate::host::Follow { retry_due: follow.retry_due, ..crate::host::Follow::new(follow.wanted) };
+        }
+    }
+
+    pub fn drop_connections_of(&mut self, node: HostId) {
+        for peer in 0..self.hosts.len() {
+            if peer != node {
+                self.net.set_believed(node, peer, 0);
+                self.break_connection(node, peer);
+                self.net.set_believed(node, peer, 0);
+            }
+        }
+    }
+
+    pub fn on_link_timeout(&mut self, a: HostId, b: HostId, epoch: u32) -> Checked {
+        let pair = self.net.pair(a, b);
+        if pair.up && pair.epoch == epoch && !self.net.open_both_ways(a, b) {
+            self.break_connection(a, b);
+        }
+        Ok(())
+    }
+
+    // ---- who hears whom -------------------------------------------------------------------------
+
+    /// After anything that changes who is up or which links are open.
+    pub fn topology_changed(&mut self) {
+        let hosts = self.hosts.len();
+        let group = components(hosts, |host| self.hosts[host].up(), |a, b| self.net.open_both_ways(a, b));
+        let (up_us, down_us) = (self.history.timing.view_up_us, self.history.timing.view_down_us);
+        let warm = self.history.checking.warm_start && self.now == 0;
+        for observer in 0..hosts {
+            for subject in 0..hosts {
+                let becoming = group[observer].is_some() && group[observer] == group[subject];
+                let belief = self.views.belief_mut(observer, subject);
+                if observer == subject || belief.becoming == becoming || !self.hosts[observer].up() {
+                    continue;
+                }
+                belief.becoming = becoming;
+                let (low, high) = if becoming { up_us } else { down_us };
+                let after = if warm { 0 } else { self.rng.between(low, high) };
+                self.schedule(after, Event::View { observer, subject, live: becoming });
+            }
+        }
+        for a in 0..hosts {
+            for b in a + 1..hosts {
+                self.consider_connecting(a, b);
+            }
+        }
+    }
+
+    pub fn on_view(&mut self, observer: HostId, subject: HostId, live: bool) -> Checked {
+        let newest = self.views.newest(subject);
+        let belief = self.views.belief_mut(observer, subject);
+        if belief.becoming == live && self.hosts[observer].up() {
+            belief.live = live;
+            if live {
+                belief.version = newest;
+            }
+            self.plan_soon(observer);
+        }
+        Ok(())
+    }
+
+    /// What a node tells about itself reaches each observer that can hear it, late.
+    pub fn spread_news(&mut self, subject: HostId) {
+        let version = self.views.newest(subject);
+        let (low, high) = self.history.timing.view_up_us;
+        for observer in 0..self.hosts.len() {
+            if observer != subject && self.views.belief(observer, subject).becoming {
+                let after = self.rng.between(low, high);
+                self.schedule(after, Event::Heard { observer, subject, version });
+            }
+        }
+    }
+
+    pub fn on_heard(&mut self, observer: HostId, subject: HostId, version: u32) -> Checked {
+        let newest = self.views.newest(subject);
+        let belief = self.views.belief_mut(observer, subject);
+        if self.hosts[observer].up() && belief.version < version {
+            // News that was missed on the way comes with the next.
+            belief.version = if belief.becoming { newest } else { version };
+            self.plan_soon(observer);
+        }
+        Ok(())
+    }
+
+    /// The members as one node sees them, and the host behind each EID. Of two clones gossip shows one,
+    /// now this, now that.
+    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, BTreeMap<Eid, HostId>) {
+        let me = self.hosts[node].eid;
+        let mut route: BTreeMap<Eid, HostId> = BTreeMap::new();
+        for subject in (0..self.hosts.len()).filter(|subject| self.hosts[*subject].eid != me) {
+            if !self.views.belief(node, subject).says_live() {
+                continue;
+            }
+            let eid = self.hosts[subject].eid;
+            if !route.contains_key(&eid) || self.rng.chance(500) {
+                route.insert(eid, subject);
+            }
+        }
+        let member = |(eid, subject): (&Eid, &HostId)| {
+            let heard = self.views.heard(node, *subject)?;
+            Some(Member {
+                eid: *eid,
+                run: heard.run,
+                site: String::new(),
+                address: String::new(),
+                protocol_version: 1,
+                version: String::new(),
+                families: (*heard.families).clone(),
+                head: 0,
+                live: true,
+                connected: self.net.believed(node, *subject) != 0,
+            })
+        };
+        (route.iter().filter_map(member).collect(), route)
+    }
+
+    /// After a partition began or ended: what is cut times out, what is free again goes on.
+    pub fn links_changed(&mut self) {
+        let timeout = self.history.links.idle_timeout_us;
+        for a in 0..self.hosts.len() {
+            for b in a + 1..self.hosts.len() {
+                let pair = *self.net.pair(a, b);
+                if pair.up && !self.net.open_both_ways(a, b) {
+                    let after = timeout + self.rng.below(SECOND);
+                    self.schedule(after, Event::LinkTimeout { a, b, epoch: pair.epoch });
+                }
+            }
+        }
+        let held = std::mem::take(&mut self.net.held);
+        let after = self.rng.between(20 * MS, 400 * MS);
+        for frame in held {
+            self.schedule(after, Event::Frame(Box::new(frame)));
+        }
+        self.topology_changed();
+    }
+}

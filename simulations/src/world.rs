@@ -1,0 +1,350 @@
+//! The world: an event heap in virtual time. Ties are broken by the order in which events were made.
+//!
+//! Never here: what an event means (`process`, `streams`, `faults`), the wall clock, hash maps.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use kinfolk::core::eid::Eid;
+use kinfolk::core::family::Mode;
+use kinfolk::core::path::Family;
+use kinfolk::store::memory::MemoryStore;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::check::Checked;
+use crate::clock::{SECOND, Us, WallClock};
+use crate::history::{FamilyIx, FaultKind, History, HostId, NodeSpec};
+use crate::host::Host;
+use crate::judge::Branches;
+use crate::membership::Membership;
+use crate::model::{Acknowledged, DiskModel};
+use crate::network::{Frame, Network};
+use crate::rng::{Rng, mix};
+
+#[derive(Debug)]
+pub enum Event {
+    Frame(Box<Frame>),
+    Commit { node: HostId, incarnation: u32 },
+    Plan { node: HostId, incarnation: u32 },
+    Retry { node: HostId, incarnation: u32, peer: HostId, family: FamilyIx },
+    StreamEnded { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
+    SourceReady { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
+    Idle { node: HostId, incarnation: u32 },
+    Connected { a: HostId, b: HostId },
+    ConnectionLost { node: HostId, peer: HostId, epoch: u32 },
+    LinkTimeout { a: HostId, b: HostId, epoch: u32 },
+    View { observer: HostId, subject: HostId, live: bool },
+    Heard { observer: HostId, subject: HostId, version: u32 },
+    Write { index: usize },
+    Fault { index: usize },
+    FaultEnds { index: usize },
+    Flap { index: usize },
+    Start { node: HostId, incarnation: u32 },
+    Sweep,
+    Heal,
+    Inspect,
+}
+
+struct Scheduled {
+    at: Us,
+    ordinal: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.ordinal == other.ordinal
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.ordinal).cmp(&(other.at, other.ordinal))
+    }
+}
+
+/// Counts for reports and coverage.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub events: u64,
+    pub writes: u64,
+    pub refused: u64,
+    pub unanswered: u64,
+    pub commits: u64,
+    pub commits_failed: u64,
+    pub frames_refused: u64,
+    pub compares: u64,
+    pub give_ups: u64,
+    pub mode_conflicts: u64,
+    pub detours: u64,
+    pub faults: BTreeMap<&'static str, u64>,
+    pub exempt_keys: u64,
+    pub converged_after_us: Option<Us>,
+    pub probe_converged_after_us: Option<Us>,
+    /// By family: moment and how many (node, key) pairs lag behind the winner.
+    pub lagging: BTreeMap<FamilyIx, Vec<(Us, u64)>>,
+}
+
+/// Where the run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Faults,
+    Healing { since: Us },
+    Probing { since: Us },
+    Done,
+}
+
+pub struct World {
+    pub now: Us,
+    heap: BinaryHeap<Reverse<Scheduled>>,
+    ordinal: u64,
+    trace: u64,
+    pub history: History,
+    pub rng: Rng,
+    pub hosts: Vec<Host>,
+    /// Host slots in use; the rest waits for clones.
+    pub net: Network,
+    pub views: Membership,
+    pub families: Vec<(Family, Mode)>,
+    pub family_ix: BTreeMap<Family, FamilyIx>,
+    pub acknowledged: Acknowledged,
+    pub branches: Branches,
+    pub stats: Stats,
+    pub streams: u64,
+    pub runs: u64,
+    pub phase: Phase,
+    /// Faults that take the network apart and have not ended, by index.
+    pub apart: Vec<usize>,
+    pub flapped: Vec<bool>,
+    pub clones: BTreeMap<usize, HostId>,
+    pub record_curve: bool,
+    /// A violation seen where none could be returned.
+    pub broken: Option<crate::check::Violation>,
+}
+
+pub fn eid_of(host: HostId) -> Eid {
+    let [a, b] = (host as u16 + 1).to_be_bytes();
+    Eid::new([2, 0, 0, 0, a, b])
+}
+
+impl World {
+    pub fn new(history: History) -> Self {
+        let root = Rng::new(history.seed);
+        let clones = history.faults.iter().filter(|fault| matches!(fault.kind, FaultKind::Clone { .. })).count();
+        let slots = history.nodes.len() + clones;
+        let families: Vec<(Family, Mode)> = history
+            .families
+            .iter()
+            .map(|spec| (Family::new(&spec.name).expect("histories name good families"), spec.mode))
+            .collect();
+        let mut world = Self {
+            now: 0,
+            heap: BinaryHeap::new(),
+            ordinal: 0,
+            trace: mix(history.seed),
+            rng: root.fork(10),
+            hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec)).collect(),
+            net: Network::new(slots, history.links.clone(), root.fork(11)),
+            views: Membership::new(slots),
+            family_ix: families.iter().enumerate().map(|(ix, (family, _))| (family.clone(), ix)).collect(),
+            families,
+            acknowledged: Acknowledged::default(),
+            branches: Branches::default(),
+            stats: Stats::default(),
+            streams: 0,
+            runs: 0,
+            phase: Phase::Faults,
+            apart: Vec::new(),
+            flapped: vec![false; history.faults.len()],
+            clones: BTreeMap::new(),
+            record_curve: false,
+            broken: None,
+            history,
+        };
+        world.set_the_stage();
+        world
+    }
+
+    fn set_the_stage(&mut self) {
+        for index in 0..self.history.writes.len() {
+            self.schedule_at(self.history.writes[index].at_us, Event::Write { index });
+        }
+        for index in 0..self.history.faults.len() {
+            self.schedule_at(self.history.faults[index].at_us, Event::Fault { index });
+        }
+        self.schedule_at(self.history.heal_at_us, Event::Heal);
+        self.schedule_at(self.history.checking.sweep_every_us, Event::Sweep);
+        for node in 0..self.hosts.len() {
+            if !self.hosts[node].spec.absent {
+                // At the very start everyone starts within a moment of each other.
+                let at = if self.history.checking.warm_start { 0 } else { self.rng.below(SECOND / 5) };
+                self.schedule_at(at, Event::Start { node, incarnation: 0 });
+            }
+        }
+    }
+
+    pub fn schedule_at(&mut self, at: Us, event: Event) {
+        self.ordinal += 1;
+        self.heap.push(Reverse(Scheduled { at: at.max(self.now), ordinal: self.ordinal, event }));
+    }
+
+    pub fn schedule(&mut self, after: Us, event: Event) {
+        self.schedule_at(self.now + after, event);
+    }
+
+    /// Mixes something into the trace hash: equal hashes mean equal runs.
+    pub fn traced(&mut self, what: u64) {
+        self.trace = mix(self.trace ^ what);
+    }
+
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// Runs to the end, or to the first check that does not hold.
+    pub fn run(&mut self, mut watch: impl FnMut(&World)) -> Checked {
+        while self.phase != Phase::Done {
+            let Some(Reverse(Scheduled { at, event, .. })) = self.heap.pop() else { break };
+            self.now = at;
+            self.stats.events += 1;
+            self.handle(event)?;
+            if let Some(violation) = self.broken.take() {
+                return Err(violation);
+            }
+            if self.stats.events & 0xffff == 0 {
+                watch(self);
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) -> Checked {
+        if let Some(until) = self.waits_for_processor(&event) {
+            self.schedule_at(until, event);
+            return Ok(());
+        }
+        self.traced(self.now);
+        match event {
+            Event::Frame(frame) => self.on_frame(*frame),
+            Event::Commit { node, incarnation } => self.if_current(node, incarnation, Self::commit),
+            Event::Plan { node, incarnation } => self.if_current(node, incarnation, Self::plan),
+            Event::Retry { node, incarnation, peer, family } => {
+                self.if_current(node, incarnation, |world, node| world.on_retry(node, peer, family))
+            }
+            Event::StreamEnded { node, peer, family, stream } => self.on_stream_ended(node, peer, family, stream),
+            Event::SourceReady { node, peer, family, stream } => self.on_source_ready(node, peer, family, stream),
+            Event::Idle { node, incarnation } => self.if_current(node, incarnation, Self::on_idle),
+            Event::Connected { a, b } => self.on_connected(a, b),
+            Event::ConnectionLost { node, peer, epoch } => self.on_connection_lost(node, peer, epoch),
+            Event::LinkTimeout { a, b, epoch } => self.on_link_timeout(a, b, epoch),
+            Event::View { observer, subject, live } => self.on_view(observer, subject, live),
+            Event::Heard { observer, subject, version } => self.on_heard(observer, subject, version),
+            Event::Write { index } => self.on_write(index),
+            Event::Fault { index } => self.on_fault(index),
+            Event::FaultEnds { index } => self.on_fault_ends(index),
+            Event::Flap { index } => self.on_flap(index),
+            Event::Start { node, incarnation } => self.on_start(node, incarnation),
+            Event::Sweep => self.on_sweep(),
+            Event::Heal => self.on_heal(),
+            Event::Inspect => self.on_inspect(),
+        }
+    }
+
+    /// A starved process handles nothing; what comes for it waits, in its order.
+    fn waits_for_processor(&self, event: &Event) -> Option<Us> {
+        let node = match event {
+            Event::Frame(frame) => frame.to,
+            Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
+            Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
+            Event::ConnectionLost { node, .. } => *node,
+            Event::View { observer, .. } | Event::Heard { observer, .. } => *observer,
+            Event::Write { index } => self.history.writes[*index].node,
+            _ => return None,
+        };
+        let until = self.hosts[node].starved_until;
+        (until > self.now).then_some(until)
+    }
+
+    fn if_current(
+        &mut self,
+        node: HostId,
+        incarnation: u32,
+        act: impl FnOnce(&mut Self, HostId) -> Checked,
+    ) -> Checked {
+        let current = self.hosts[node].up() && self.hosts[node].incarnation == incarnation;
+        if current { act(self, node) } else { Ok(()) }
+    }
+
+    pub fn near(&self, a: HostId, b: HostId) -> bool {
+        self.hosts[a].spec.site == self.hosts[b].spec.site
+    }
+
+    /// Mixes the content of every disk into the trace, at the end of a run.
+    pub fn trace_disks(&mut self) {
+        for host in 0..self.hosts.len() {
+            let text = format!("{:?}", self.hosts[host].model.held);
+            self.traced(xxh3_64(text.as_bytes()));
+        }
+    }
+}
+
+pub fn host(eid: Eid, spec: &NodeSpec) -> Host {
+    Host {
+        eid,
+        clock: WallClock::new(spec.clock_offset_ms, spec.clock_drift_ppm),
+        version: spec.protocol_version,
+        spec: spec.clone(),
+        disk: MemoryStore::new(),
+        model: DiskModel::default(),
+        snapshots: Vec::new(),
+        process: None,
+        incarnation: 0,
+        gone_for_good: false,
+        starved_until: 0,
+        disk_full_until: 0,
+        next_commit: None,
+    }
+}
+
+impl World {
+    /// What the nodes believe and do about one family, for a person who looks for a fault.
+    pub fn describe_streams(&self) -> String {
+        let mut text = String::new();
+        for (id, host) in self.hosts.iter().enumerate() {
+            let Some(process) = &host.process else {
+                text += &format!("node {id} {} down\n", host.eid);
+                continue;
+            };
+            text += &format!("node {id} {} marks {:?}\n", host.eid, host.model.marks);
+            for ((peer, family), follow) in &process.follows {
+                let cursor = follow.follower.as_ref().map(|follower| (follower.cursor_seq(), follower.head()));
+                text += &format!(
+                    "  follows {peer} in {} for {} (asked {:?}): stream {}, replied {}, applying {}, gave up {}, retry {}, at {cursor:?}\n",
+                    self.families[*family].0,
+                    follow.wanted,
+                    follow.follower.as_ref().map(|follower| follower.asked()),
+                    follow.stream,
+                    follow.replied,
+                    follow.applying,
+                    follow.gave_up,
+                    follow.retry_due
+                );
+            }
+            for ((family, peer), serving) in &process.sources {
+                text += &format!(
+                    "  serves {peer} in {}: stream {} sent {} in flight {}\n",
+                    self.families[*family].0,
+                    serving.stream,
+                    serving.source.sent_to(),
+                    serving.in_flight
+                );
+            }
+        }
+        text
+    }
+}
