@@ -18,9 +18,9 @@ use crate::table::{self, median, whole};
 use crate::{EID, Ours, foo, path, unix_ms, value};
 
 const SOURCE: Eid = Eid::new([2, 0, 0, 0, 0, 9]);
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 21;
 /// Records in a batch, and batches in a round.
-const LEVELS: [(usize, usize); 3] = [(1, 200), (100, 40), (1_000, 10)];
+const LEVELS: [(usize, usize); 3] = [(1, 100), (100, 20), (1_000, 10)];
 
 pub async fn run() {
     let mut rows = Vec::new();

@@ -14,10 +14,10 @@ use crate::raw::{Raw, Row};
 use crate::table::{self, median, whole};
 use crate::{EID, Ours, path, value};
 
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 21;
 
 /// Writers, and how many puts each of them makes in a round.
-const LEVELS: [(usize, usize); 4] = [(1, 200), (10, 100), (100, 50), (1_000, 20)];
+const LEVELS: [(usize, usize); 4] = [(1, 100), (10, 60), (100, 40), (1_000, 20)];
 
 pub async fn run() {
     let mut rows = Vec::new();

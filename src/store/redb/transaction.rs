@@ -1,12 +1,16 @@
 //! A transaction: reading its own changes, changing, and committing.
 //!
 //! Tables are opened for each operation and closed after it: redb lets a table be open only once at a time.
+//! That has its price for each row, so what changes in the feed is kept back and written in one go, before
+//! anyone reads the feed and before the commit.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use ::redb::{Durability, ReadableDatabase, ReadableTable, WriteTransaction};
+use ::redb::{Durability, ReadableDatabase, ReadableTable, TableHandle, WriteTransaction};
 
 use super::rows::{
     ADAPTER, Bounds, CURSORS, FEED, HEAD, MARKS, META, RECORDS, RUNS, RowVisit, Rows, TABLES, Table, View, feed_key,
@@ -21,10 +25,14 @@ use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, RunStart, StoreError, Wr
 
 /// How many rows a scan takes at a time.
 const CHUNK_ROWS: usize = 64;
+/// How many changes of the feed are kept back at most.
+const FEED_CHANGES_MAX: usize = 4_096;
 
 /// A redb transaction on one opening of the store, which lends itself for as long.
 pub struct Transaction<'a> {
     txn: WriteTransaction,
+    /// What is yet to be written to the feed: by key, the row or its end.
+    feed: RefCell<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     opened: Arc<Opened>,
     _store: PhantomData<&'a mut RedbStore>,
 }
@@ -33,7 +41,32 @@ impl Transaction<'_> {
     pub(super) fn begin(opened: Arc<Opened>) -> Result<Self, StoreError> {
         let mut txn = opened.db.begin_write().map_err(from_transaction)?;
         txn.set_durability(Durability::Immediate).map_err(|error| StoreError::Io(error.to_string()))?;
-        Ok(Self { txn, opened, _store: PhantomData })
+        Ok(Self { txn, feed: RefCell::default(), opened, _store: PhantomData })
+    }
+
+    fn change_feed(&self, key: Vec<u8>, row: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.feed.borrow_mut().insert(key, row);
+        if self.feed.borrow().len() < FEED_CHANGES_MAX { Ok(()) } else { self.write_feed() }
+    }
+
+    fn before_reading(&self, table: Table) -> Result<(), StoreError> {
+        if table.name() == FEED.name() { self.write_feed() } else { Ok(()) }
+    }
+
+    fn write_feed(&self) -> Result<(), StoreError> {
+        let changes = self.feed.take();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut feed = self.txn.open_table(FEED).map_err(from_table)?;
+        for (key, row) in &changes {
+            match row {
+                Some(row) => feed.insert(&**key, &**row),
+                None => feed.remove(&**key),
+            }
+            .map_err(from_storage)?;
+        }
+        Ok(())
     }
 
     /// Puts a row, or takes it out, and says what `decode` makes of the old one.
@@ -60,6 +93,7 @@ impl Rows for Transaction<'_> {
         key: &[u8],
         decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
+        self.before_reading(table)?;
         get(&self.txn.open_table(table).map_err(from_table)?, key, decode)
     }
 
@@ -67,6 +101,7 @@ impl Rows for Transaction<'_> {
     fn range(&self, table: Table, bounds: Bounds<'_>, visit: RowVisit<'_>) -> Result<ControlFlow<()>, StoreError> {
         let mut last: Option<Vec<u8>> = None;
         loop {
+            self.before_reading(table)?;
             let from = last.as_deref().map_or(bounds.0, Bound::Excluded);
             let chunk = chunk(&self.txn.open_table(table).map_err(from_table)?, (from, bounds.1))?;
             for (key, value) in &chunk {
@@ -105,10 +140,10 @@ impl View<Transaction<'_>> {
         let value = stored.map(encode_row);
         let old = self.0.replace(RECORDS, &bytes, value.as_deref(), row::<Stored>("records"))?;
         if let Some(old) = old.filter(|old| stored.is_none_or(|new| new.seq != old.seq)) {
-            self.set(FEED, &feed_key(top, old.seq), None)?;
+            self.0.change_feed(feed_key(top, old.seq), None)?;
         }
         match stored {
-            Some(new) => self.set(FEED, &feed_key(top, new.seq), Some(&feed_row(new.class, &bytes))),
+            Some(new) => self.0.change_feed(feed_key(top, new.seq), Some(feed_row(new.class, &bytes))),
             None => Ok(()),
         }
     }
@@ -155,6 +190,7 @@ impl Write for View<Transaction<'_>> {
     }
 
     fn commit(self) -> Result<(), StoreError> {
+        self.0.write_feed()?;
         let Transaction { txn, opened, .. } = self.0;
         let before = opened.db.begin_read().map_err(from_transaction)?;
         opened.disk.begin_commit()?;
