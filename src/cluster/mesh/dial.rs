@@ -299,7 +299,10 @@ struct Greeting<'a> {
 
 impl<'a> Greeting<'a> {
     fn begin(shared: &'a Shared, peer: Eid) -> Option<Self> {
-        shared.table().begin_greeting(peer).then_some(Self { shared, peer })
+        // Not `then_some`: a greeting that is made and dropped would end another's, and wait for ever for the
+        // table that this statement still holds.
+        let begun = shared.table().begin_greeting(peer);
+        begun.then(|| Self { shared, peer })
     }
 }
 

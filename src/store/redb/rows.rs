@@ -54,6 +54,9 @@ pub trait Rows {
 
     /// Visits rows in the order of their keys, and says whether it got to the end.
     fn range(&self, table: Table, bounds: Bounds<'_>, visit: RowVisit<'_>) -> Result<ControlFlow<()>, StoreError>;
+
+    /// Hears where a record that was read, or put, stands in the feed.
+    fn note_record(&self, _key: Vec<u8>, _seq: Option<u64>) {}
 }
 
 /// A snapshot's own transaction, or one that several share.
@@ -208,7 +211,10 @@ impl<R: Rows> View<R> {
 
 impl<R: Rows> Read for View<R> {
     fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
-        self.0.get(RECORDS, &key.to_bytes(), row("records"))
+        let bytes = key.to_bytes();
+        let stored: Option<Stored> = self.0.get(RECORDS, &bytes, row("records"))?;
+        self.0.note_record(bytes, stored.as_ref().map(|stored| stored.seq));
+        Ok(stored)
     }
 
     fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {

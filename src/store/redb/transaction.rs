@@ -1,8 +1,8 @@
 //! A transaction: reading its own changes, changing, and committing.
 //!
-//! Tables are opened for each operation and closed after it: redb lets a table be open only once at a time.
-//! That has its price for each row, so what changes in the feed is kept back and written in one go, before
-//! anyone reads the feed and before the commit.
+//! redb lets a table be open only once at a time, and opening one for each row has its price. So changes are
+//! held back, table by table, and written in one go and in order: before the table is scanned, when they are
+//! many, and at the commit. Until then a record is read from what is held, else from the snapshot from before.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -10,7 +10,9 @@ use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use ::redb::{Durability, ReadableDatabase, ReadableTable, TableHandle, WriteTransaction};
+use ::redb::{
+    Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction,
+};
 
 use super::rows::{
     ADAPTER, Bounds, CURSORS, FEED, HEAD, MARKS, META, RECORDS, RUNS, RowVisit, Rows, TABLES, Table, View, feed_key,
@@ -25,14 +27,27 @@ use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, RunStart, StoreError, Wr
 
 /// How many rows a scan takes at a time.
 const CHUNK_ROWS: usize = 64;
-/// How many changes of the feed are kept back at most.
-const FEED_CHANGES_MAX: usize = 4_096;
+/// How many changes of one table are held back at most.
+const HELD_MAX: usize = 4_096;
+
+/// What is yet to be written to one table: by key, the row or its end.
+#[derive(Default)]
+struct Held {
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Whether this transaction has written to the table, so that the snapshot from before does not do.
+    written: bool,
+}
 
 /// A redb transaction on one opening of the store, which lends itself for as long.
 pub struct Transaction<'a> {
     txn: WriteTransaction,
-    /// What is yet to be written to the feed: by key, the row or its end.
-    feed: RefCell<BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
+    held: RefCell<[Held; TABLES.len()]>,
+    /// The record that was read last, and where it stands in the feed: most often it is the next to be put.
+    last_read: RefCell<Option<(Vec<u8>, Option<u64>)>>,
+    /// The state before this transaction.
+    before: Arc<ReadTransaction>,
+    /// Its records; none in a store that is being founded.
+    records_before: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     opened: Arc<Opened>,
     _store: PhantomData<&'a mut RedbStore>,
 }
@@ -41,49 +56,46 @@ impl Transaction<'_> {
     pub(super) fn begin(opened: Arc<Opened>) -> Result<Self, StoreError> {
         let mut txn = opened.db.begin_write().map_err(from_transaction)?;
         txn.set_durability(Durability::Immediate).map_err(|error| StoreError::Io(error.to_string()))?;
-        Ok(Self { txn, feed: RefCell::default(), opened, _store: PhantomData })
+        let before = opened.db.begin_read().map_err(from_transaction)?;
+        let records_before = match before.open_table(RECORDS) {
+            Err(TableError::TableDoesNotExist(_)) => None,
+            opened => Some(opened.map_err(from_table)?),
+        };
+        let before = Arc::new(before);
+        let (held, last_read) = (RefCell::default(), RefCell::default());
+        Ok(Self { txn, held, last_read, before, records_before, opened, _store: PhantomData })
     }
 
-    fn change_feed(&self, key: Vec<u8>, row: Option<Vec<u8>>) -> Result<(), StoreError> {
-        self.feed.borrow_mut().insert(key, row);
-        if self.feed.borrow().len() < FEED_CHANGES_MAX { Ok(()) } else { self.write_feed() }
+    fn change(&self, table: Table, key: Vec<u8>, row: Option<Vec<u8>>) -> Result<(), StoreError> {
+        let full = {
+            let held = &mut self.held.borrow_mut()[index(table)].rows;
+            held.insert(key, row);
+            held.len() >= HELD_MAX
+        };
+        if full { self.write_held(table) } else { Ok(()) }
     }
 
-    fn before_reading(&self, table: Table) -> Result<(), StoreError> {
-        if table.name() == FEED.name() { self.write_feed() } else { Ok(()) }
-    }
-
-    fn write_feed(&self) -> Result<(), StoreError> {
-        let changes = self.feed.take();
-        if changes.is_empty() {
+    fn write_held(&self, table: Table) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.held.borrow_mut()[index(table)].rows);
+        if rows.is_empty() {
             return Ok(());
         }
-        let mut feed = self.txn.open_table(FEED).map_err(from_table)?;
-        for (key, row) in &changes {
+        self.held.borrow_mut()[index(table)].written = true;
+        let mut table = self.txn.open_table(table).map_err(from_table)?;
+        for (key, row) in &rows {
             match row {
-                Some(row) => feed.insert(&**key, &**row),
-                None => feed.remove(&**key),
+                Some(row) => table.insert(&**key, &**row),
+                None => table.remove(&**key),
             }
             .map_err(from_storage)?;
         }
         Ok(())
     }
+}
 
-    /// Puts a row, or takes it out, and says what `decode` makes of the old one.
-    fn replace<T>(
-        &self,
-        table: Table,
-        key: &[u8],
-        value: Option<&[u8]>,
-        decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
-    ) -> Result<Option<T>, StoreError> {
-        let mut table = self.txn.open_table(table).map_err(from_table)?;
-        let old = match value {
-            Some(value) => table.insert(key, value),
-            None => table.remove(key),
-        };
-        old.map_err(from_storage)?.map(|old| decode(old.value())).transpose()
-    }
+/// The table's place in [`TABLES`].
+fn index(table: Table) -> usize {
+    TABLES.iter().position(|known| known.name() == table.name()).expect("all tables are known")
 }
 
 impl Rows for Transaction<'_> {
@@ -93,7 +105,14 @@ impl Rows for Transaction<'_> {
         key: &[u8],
         decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        self.before_reading(table)?;
+        let held = self.held.borrow();
+        let Held { rows, written } = &held[index(table)];
+        if let Some(row) = rows.get(key) {
+            return row.as_deref().map(decode).transpose();
+        }
+        if let Some(before) = self.records_before.as_ref().filter(|_| table.name() == RECORDS.name() && !written) {
+            return get(before, key, decode);
+        }
         get(&self.txn.open_table(table).map_err(from_table)?, key, decode)
     }
 
@@ -101,7 +120,7 @@ impl Rows for Transaction<'_> {
     fn range(&self, table: Table, bounds: Bounds<'_>, visit: RowVisit<'_>) -> Result<ControlFlow<()>, StoreError> {
         let mut last: Option<Vec<u8>> = None;
         loop {
-            self.before_reading(table)?;
+            self.write_held(table)?;
             let from = last.as_deref().map_or(bounds.0, Bound::Excluded);
             let chunk = chunk(&self.txn.open_table(table).map_err(from_table)?, (from, bounds.1))?;
             for (key, value) in &chunk {
@@ -114,6 +133,10 @@ impl Rows for Transaction<'_> {
             }
             last = chunk.into_iter().next_back().map(|(key, _)| key);
         }
+    }
+
+    fn note_record(&self, key: Vec<u8>, seq: Option<u64>) {
+        *self.last_read.borrow_mut() = Some((key, seq));
     }
 }
 
@@ -131,21 +154,28 @@ impl View<Transaction<'_>> {
     }
 
     pub(super) fn set(&self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.0.replace(table, key, value, |_| Ok(())).map(drop)
+        self.0.change(table, key.to_vec(), value.map(<[u8]>::to_vec))
     }
 
-    /// Puts or removes a record; the row that this replaces tells where the record stands in the feed.
+    /// Where the record of this key stands in the feed.
+    fn seq_of(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        match &*self.0.last_read.borrow() {
+            Some((last, seq)) if last == key => Ok(*seq),
+            _ => Ok(self.0.get(RECORDS, key, row::<Stored>("records"))?.map(|stored| stored.seq)),
+        }
+    }
+
+    /// Puts or removes a record; the row that this replaces tells where the record stood in the feed.
     fn change_record(&self, key: &RecordKey, stored: Option<&Stored>) -> Result<(), StoreError> {
         let (bytes, top) = (key.to_bytes(), key.path.top());
-        let value = stored.map(encode_row);
-        let old = self.0.replace(RECORDS, &bytes, value.as_deref(), row::<Stored>("records"))?;
-        if let Some(old) = old.filter(|old| stored.is_none_or(|new| new.seq != old.seq)) {
-            self.0.change_feed(feed_key(top, old.seq), None)?;
+        if let Some(old) = self.seq_of(&bytes)?.filter(|old| stored.is_none_or(|new| new.seq != *old)) {
+            self.0.change(FEED, feed_key(top, old), None)?;
         }
-        match stored {
-            Some(new) => self.0.change_feed(feed_key(top, new.seq), Some(feed_row(new.class, &bytes))),
-            None => Ok(()),
+        if let Some(new) = stored {
+            self.0.change(FEED, feed_key(top, new.seq), Some(feed_row(new.class, &bytes)))?;
         }
+        self.0.note_record(bytes.clone(), stored.map(|stored| stored.seq));
+        self.0.change(RECORDS, bytes, stored.map(encode_row))
     }
 }
 
@@ -167,6 +197,7 @@ impl Write for View<Transaction<'_>> {
     }
 
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
+        self.0.write_held(RUNS)?;
         let mut runs = self.0.txn.open_table(RUNS).map_err(from_table)?;
         let newest = match runs.last().map_err(from_storage)? {
             Some((key, _)) => Some(ordinal(key.value())?),
@@ -190,11 +221,10 @@ impl Write for View<Transaction<'_>> {
     }
 
     fn commit(self) -> Result<(), StoreError> {
-        self.0.write_feed()?;
-        let Transaction { txn, opened, .. } = self.0;
-        let before = opened.db.begin_read().map_err(from_transaction)?;
+        TABLES.into_iter().try_for_each(|table| self.0.write_held(table))?;
+        let Transaction { txn, before, opened, .. } = self.0;
         opened.disk.begin_commit()?;
-        opened.set_before_commit(Some(Arc::new(before)));
+        opened.set_before_commit(Some(before));
         let committed = txn.commit().map_err(from_commit);
         // A lost commit is the reason for whatever redb may say of it.
         opened.disk.end_commit()?;
