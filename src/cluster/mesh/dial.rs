@@ -311,3 +311,21 @@ impl Drop for Greeting<'_> {
         self.shared.table().end_greeting(self.peer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::tests::{Ca, Node, config, eid};
+
+    #[tokio::test]
+    async fn a_second_greeting_of_one_peer_is_declined_and_ends_nothing_of_the_first() {
+        let node = Node::start(config(), Ca::new().identity(1), 11).await;
+        let shared = &*node.mesh.0;
+        let first = Greeting::begin(shared, eid(2)).expect("nobody else greets it");
+        assert!(Greeting::begin(shared, eid(2)).is_none());
+        assert!(Greeting::begin(shared, eid(2)).is_none(), "still the first one's");
+        assert!(Greeting::begin(shared, eid(3)).is_some(), "another peer is another matter");
+        drop(first);
+        assert!(Greeting::begin(shared, eid(2)).is_some());
+    }
+}
