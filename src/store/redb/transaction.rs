@@ -174,7 +174,8 @@ impl View<Transaction<'_>> {
         if let Some(new) = stored {
             self.0.change(FEED, feed_key(top, new.seq), Some(feed_row(new.class, &bytes)))?;
         }
-        self.0.note_record(bytes.clone(), stored.map(|stored| stored.seq));
+        // It has moved: should it be put once more, what is held of it tells.
+        self.0.last_read.take();
         self.0.change(RECORDS, bytes, stored.map(encode_row))
     }
 }
