@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod clock;
+pub mod coverage;
 pub mod draw;
 mod faults;
 pub mod history;
@@ -17,8 +18,10 @@ mod membership;
 mod model;
 mod network;
 mod process;
+pub mod report;
 pub mod rng;
 pub mod run;
 mod streams;
+pub mod swarm;
 mod workload;
 pub mod world;

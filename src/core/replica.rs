@@ -298,7 +298,11 @@ impl<S: Store> Replica<S> {
         if self.broken {
             self.recover(now)?;
         }
+        let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         let result = self.carry_out(inputs, now);
+        if mutant!(CursorBeforeData) && result.is_err() {
+            self.save_cursors(&early)?;
+        }
         if result.is_err() {
             self.broken = true;
             // The first error says why; if this one fails too, the next call tries again.
@@ -314,15 +318,38 @@ impl<S: Store> Replica<S> {
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
         }
+        if mutant!(AckBeforeCommit) {
+            let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
+            return Ok(batch.commit(outcomes).map_or(early, |(ledger, committed)| {
+                self.ledger = ledger;
+                committed
+            }));
+        }
         let (ledger, committed) = batch.commit(outcomes)?;
         self.ledger = ledger;
         Ok(committed)
+    }
+
+    /// A planted fault: cursors in a transaction of their own, which outlives that of what they count.
+    fn save_cursors(&mut self, inputs: &[Input]) -> Result<(), StoreError> {
+        let mut write = self.store.write()?;
+        for input in inputs {
+            if let Input::Apply(Apply { source, family, cursor: Some((classes, cursor)), .. }) = input {
+                let key = super::storage::CursorKey { source: *source, family: family.clone(), classes: *classes };
+                write.set_cursor(&key, Some(*cursor))?;
+            }
+        }
+        write.commit()
     }
 
     /// Reopens the store after a failed commit. The commit may have reached the disk all the same, so the
     /// state is read afresh; the clock only ever goes forward.
     fn recover(&mut self, now: UnixMs) -> Result<(), StoreError> {
         self.store.reopen()?;
+        if mutant!(FailedCommitForgotten) {
+            self.broken = false;
+            return Ok(());
+        }
         let elsewhere = self.ledger.elsewhere.clone();
         self.ledger = Ledger { elsewhere, ..load(&self.store.read()?, &self.settings, &mut self.clock, now)? };
         self.broken = false;
@@ -361,7 +388,9 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         floors.extend(floor_of(&key.path, stored.register.value()));
         ControlFlow::Continue(())
     })?;
-    clock.seed(greatest, now);
+    if !mutant!(ClockNotSeeded) {
+        clock.seed(greatest, now);
+    }
     let head = read.head()?;
     Ok(Ledger { families: Arc::new(families), tallies, floors: Arc::new(floors), head, elsewhere: Arc::default() })
 }
