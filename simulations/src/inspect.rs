@@ -15,6 +15,7 @@ use crate::check::{Check, Checked, Violation, ensure};
 use crate::clock::{MS, SECOND};
 use crate::history::{BOOKS, FamilyIx, HostId};
 use crate::host::Waiting;
+use crate::membership::components;
 use crate::model::exchanged;
 use crate::world::{Event, Phase, World};
 
@@ -168,6 +169,11 @@ impl World {
     pub fn lags(&self, family: FamilyIx, mode: Mode) -> (Vec<Lag>, u64) {
         let name = &self.families[family].0;
         let sharing = self.sharing(family, mode);
+        // A node carries on only what it shares: without a path over such nodes nothing is promised.
+        let group = components(self.hosts.len(), |host| sharing.contains(&host), |a, b| self.net.open_both_ways(a, b));
+        if self.phase != Phase::Faults && sharing.iter().any(|host| group[*host] != group[sharing[0]]) {
+            return (Vec::new(), 0);
+        }
         let mut must: BTreeMap<&RecordKey, Option<Stamp>> = BTreeMap::new();
         for host in &sharing {
             for (key, held) in &self.hosts[*host].model.held {
@@ -227,7 +233,7 @@ impl World {
                 Err(Violation { check: Check::Convergence, what })
             }
             _ => {
-                let step = if self.now < since + 5 * SECOND { 250 * MS } else { SECOND };
+                let step = if self.now < since + 5 * SECOND { 100 * MS } else { SECOND };
                 self.schedule(step, Event::Inspect);
                 Ok(())
             }
@@ -250,7 +256,7 @@ impl World {
             if self.history.probe {
                 self.phase = Phase::Probing { since: self.now };
                 self.probe();
-                self.schedule(SECOND, Event::Inspect);
+                self.schedule(100 * MS, Event::Inspect);
                 return Ok(());
             }
         } else {

@@ -10,6 +10,9 @@ use crate::history::{FamilyIx, HostId, WriteKind};
 use crate::host::Waiting;
 use crate::world::{Phase, World};
 
+/// Values that a clone's clients write are told from others by their number.
+const CLONE_VALUES: usize = 1_000_000;
+
 impl World {
     pub fn on_write(&mut self, index: usize) -> Checked {
         let write = self.history.writes[index].clone();
@@ -22,6 +25,16 @@ impl World {
         }
         if let Some(input) = self.input(index, write.node, &write.kind) {
             self.submit(write.node, input, Waiting::Client);
+        }
+        // A clone has clients of its own: in the same moment, with another value.
+        let eid = self.hosts[write.node].eid;
+        for clone in self.history.nodes.len()..self.hosts.len() {
+            if self.hosts[clone].eid == eid
+                && self.hosts[clone].up()
+                && let Some(input) = self.input(index + CLONE_VALUES, clone, &write.kind)
+            {
+                self.submit(clone, input, Waiting::Client);
+            }
         }
         Ok(())
     }
