@@ -233,11 +233,33 @@ impl World {
                 Err(Violation { check: Check::Convergence, what })
             }
             _ => {
-                let step = if self.now < since + 5 * SECOND { 100 * MS } else { SECOND };
+                let soon = self.now < since + 5 * SECOND && self.history.checking.each_commit;
+                let step = if soon { 100 * MS } else { SECOND };
                 self.schedule(step, Event::Inspect);
                 Ok(())
             }
         }
+    }
+
+    /// Where no model is kept: a node whose disk is unlike that of the first.
+    fn unlike_the_first(&self) -> Option<Lag> {
+        let content = |host: &crate::host::Host| {
+            let read = host.process.as_ref()?.replica.read().expect("memory reads");
+            let mut content = Vec::new();
+            read.scan(Span::All, &mut |(key, stored)| {
+                content.push((key, stored.register.stamp()));
+                ControlFlow::Continue(())
+            })
+            .expect("memory reads");
+            Some(content)
+        };
+        let mut contents = self.hosts.iter().enumerate().filter_map(|(id, host)| content(host).map(|all| (id, all)));
+        let (_, first) = contents.next()?;
+        contents.find_map(|(node, other)| {
+            let differs = first.iter().zip(&other).find(|(a, b)| a != b).map(|(a, _)| a).or(first.get(other.len()));
+            let differs = differs.or(other.get(first.len()));
+            differs.map(|(key, must)| Lag { node, key: key.clone(), holds: None, must: *must })
+        })
     }
 
     fn homes(&self, key: &RecordKey) -> Vec<(HostId, crate::model::Held)> {

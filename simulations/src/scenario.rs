@@ -267,7 +267,7 @@ fn writes(file: &File, families: &[FamilySpec], nodes: usize, rng: &mut Rng) -> 
     let mut writes = Vec::new();
     for node in 0..nodes {
         for (family, spec) in families.iter().enumerate().skip(1) {
-            let at_us = if file.checks.warm_start { 0 } else { rng.below(SECOND) };
+            let at_us = if file.checks.warm_start { MS } else { rng.below(SECOND) };
             writes.push(Write { at_us, node, kind: WriteKind::Share { family, mode: spec.mode } });
         }
     }
