@@ -221,6 +221,9 @@ impl World {
                 first = first.or(lags.into_iter().next());
             }
         }
+        if first.is_none() && !self.history.checking.each_commit {
+            first = self.unlike_the_first();
+        }
         let working =
             self.hosts.iter().any(|host| host.process.as_ref().is_some_and(|process| !process.inbox.is_empty()));
         let expected = self.hosts.iter().filter(|host| !host.gone_for_good).all(|host| host.up());
