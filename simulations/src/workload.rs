@@ -59,13 +59,13 @@ impl World {
             WriteKind::Delete { family, key } => Input::Delete { path: self.path(family, key) },
             WriteKind::DeleteTree { family } => Input::DeleteTree { tree: self.families[family].0.clone() },
             // The two ways to write a mark.
-            WriteKind::Share { family, mode } if index % 2 == 0 => {
+            WriteKind::Share { family, mode } if index.is_multiple_of(2) => {
                 Input::Share { family: self.families[family].0.clone(), mode }
             }
             WriteKind::Share { family, mode } => {
                 Input::Put { path: self.mark_path(family), value: Value::new(mode.mark_text()).expect("a value") }
             }
-            WriteKind::Unshare { family } if index % 2 == 0 => {
+            WriteKind::Unshare { family } if index.is_multiple_of(2) => {
                 Input::Unshare { family: self.families[family].0.clone() }
             }
             WriteKind::Unshare { family } => Input::Delete { path: self.mark_path(family) },
@@ -108,8 +108,8 @@ impl World {
     fn refused(&self, node: HostId, kind: u8) -> Input {
         let value = Value::new("refused").expect("a value");
         let path = |text: &str| Path::new(text).expect("a path");
-        let foo = Family::new("foo").expect("a family");
-        let overlaps = self.hosts[node].model.marks.contains_key(&foo);
+        let shared = Family::new("foo").expect("a family");
+        let overlaps = self.hosts[node].model.marks.contains_key(&shared);
         match kind {
             0 => Input::Put { path: path("/02:00:00:00:00:01/foo/k0"), value },
             1 => Input::Put { path: path(&format!("/{BOOKS_FAMILY}/member/x")), value },

@@ -55,10 +55,13 @@ impl Source {
             since = 0;
         }
         let part_end = |cursor: Cursor| {
-            if mutant!(RunIgnored) || (mutant!(OldRunPartIgnored) && runs.iter().any(|start| start.run == cursor.run)) {
+            if mutant!(RunIgnored) {
                 return Some(head.max(cursor.seq));
             }
             let at = runs.iter().position(|start| start.run == cursor.run)?;
+            if mutant!(OldRunPartIgnored) {
+                return Some(head.max(cursor.seq));
+            }
             Some(runs.get(at + 1).map_or(head, |next| next.first_seq - 1))
         };
         let sent_to = match request.cursor {
