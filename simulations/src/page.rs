@@ -51,7 +51,7 @@ fn summary(outcome: &Outcome) -> String {
 }
 
 fn x_of(at: Us, end: Us) -> u64 {
-    LEFT + at.min(end) * (WIDTH - LEFT - 10) / end.max(1)
+    LEFT + at.min(end) * (WIDTH - LEFT - 40) / end.max(1)
 }
 
 /// Moments at round numbers of seconds, about eight of them.

@@ -30,7 +30,7 @@ pub fn rows(outcome: &Outcome) -> Vec<(&'static str, String)> {
             "merges",
             format!("{} won, {} lost, {} same", branches.won_fresh + branches.won_over, branches.lost, branches.same),
         ),
-        ("conflicts", format!("{} (a value met another)", branches.won_over + branches.lost)),
+        ("conflicts", format!("{} (an arriving write lost to a greater one)", branches.lost)),
         ("faults", if faults.is_empty() { "none".to_owned() } else { faults.join(", ") }),
         ("frames", format!("{}, {} refused", outcome.frames, stats.frames_refused)),
         ("bytes", outcome.bytes.to_string()),
