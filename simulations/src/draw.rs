@@ -20,8 +20,10 @@ pub fn mixed(seed: u64) -> History {
     };
     let mut writes = shares(&mut root.fork(2), nodes.len(), &families);
     writes.extend(traffic(&mut root.fork(3), nodes.len(), &families, busy_us));
+    writes.extend(change_of_mode(&mut root.fork(6), nodes.len(), &families, busy_us));
     writes.sort_by_key(|write| write.at_us);
-    let faults = faults(&mut root.fork(4), &nodes, busy_us);
+    let mut faults = faults(&mut root.fork(4), &nodes, busy_us);
+    let lasting = lasting_bridge(&mut root.fork(5), &mut faults, nodes.len(), busy_us);
     History {
         seed,
         links: links(&mut rng),
@@ -37,6 +39,7 @@ pub fn mixed(seed: u64) -> History {
         families,
         writes,
         faults,
+        lasting,
         heal_at_us: busy_us,
         converge_within_us: 3 * MINUTE,
         probe: true,
@@ -125,6 +128,26 @@ fn shares(rng: &mut Rng, nodes: usize, families: &[FamilySpec]) -> Vec<Write> {
     writes
 }
 
+/// In some runs a family is shared in the other mode from some time on: everyone ends it, and begins anew.
+fn change_of_mode(rng: &mut Rng, nodes: usize, families: &[FamilySpec], busy_us: Us) -> Vec<Write> {
+    let mut writes = Vec::new();
+    if !rng.chance(150) {
+        return writes;
+    }
+    let family = rng.between(1, families.len() as u64 - 1) as usize;
+    let mode = other(families[family].mode);
+    let at = rng.between(busy_us / 3, busy_us / 2);
+    for node in 0..nodes {
+        let mut push = |at_us, kind| writes.push(Write { at_us, node, kind });
+        push(at + rng.below(SECOND), WriteKind::Unshare { family });
+        // Gossip of the old mode may still be about: more than one attempt.
+        for attempt in 1..=3 {
+            push(at + attempt * busy_us / 8 + rng.below(SECOND), WriteKind::Share { family, mode });
+        }
+    }
+    writes
+}
+
 fn traffic(rng: &mut Rng, nodes: usize, families: &[FamilySpec], busy_us: Us) -> Vec<Write> {
     let count = rng.between(20, 160);
     let large = rng.chance(150);
@@ -145,7 +168,7 @@ fn write_kind(rng: &mut Rng, families: &[FamilySpec], large: bool, switching: bo
     let key = rng.index(families[family].keys.len());
     match rng.below(100) {
         0..=56 => {
-            let bytes = if large && rng.chance(250) { rng.between(200, 65_536) } else { rng.between(8, 40) };
+            let bytes = if large && rng.chance(700) { rng.between(30_000, 65_536) } else { rng.between(8, 40) };
             WriteKind::Put { family, key, bytes: bytes as usize }
         }
         57..=81 => WriteKind::Delete { family, key },
@@ -189,6 +212,18 @@ fn faults(rng: &mut Rng, nodes: &[NodeSpec], busy_us: Us) -> Vec<Fault> {
     }
     faults.sort_by_key(|fault| fault.at_us);
     faults
+}
+
+/// In some runs not all is mended: two parts that never hear each other reach each other through one node.
+fn lasting_bridge(rng: &mut Rng, faults: &mut Vec<Fault>, nodes: usize, busy_us: Us) -> Option<usize> {
+    if nodes < 3 || !rng.chance(120) {
+        return None;
+    }
+    // The bridge has to live.
+    faults.retain(|fault| !matches!(fault.kind, FaultKind::Die { .. }));
+    let kind = FaultKind::Bridge { groups: groups(rng, nodes), bridge: rng.index(nodes) };
+    faults.push(Fault { at_us: busy_us - rng.below(busy_us / 2) - 1, for_us: HOUR * 24 * 365, kind });
+    Some(faults.len() - 1)
 }
 
 fn groups(rng: &mut Rng, nodes: usize) -> Vec<u8> {

@@ -4,7 +4,7 @@ use kinfolk::core::message::Entries;
 use kinfolk::core::{codec, codec::FRAME_MAX_BYTES};
 
 use crate::check::{Check, Checked, ensure};
-use crate::clock::{MS, SECOND};
+use crate::clock::MS;
 use crate::history::{FaultKind, HostId};
 use crate::host::CommitFate;
 use crate::network::SlowLink;
@@ -269,7 +269,8 @@ impl World {
     // ---- the end of all faults ------------------------------------------------------------------
 
     pub fn on_heal(&mut self) -> Checked {
-        self.apart.clear();
+        let lasting = self.history.lasting;
+        self.apart.retain(|index| Some(*index) == lasting);
         self.net.slow.clear();
         let faults: Vec<usize> = self.clones.keys().copied().collect();
         for index in faults {
@@ -292,7 +293,7 @@ impl World {
         }
         self.phase = Phase::Healing { since: self.now };
         self.recompute_blocks();
-        self.schedule(SECOND, Event::Inspect);
+        self.schedule(100 * MS, Event::Inspect);
         Ok(())
     }
 }

@@ -24,6 +24,8 @@ pub struct History {
     pub checking: Checking,
     pub writes: Vec<Write>,
     pub faults: Vec<Fault>,
+    /// The one fault that is not mended: a bridge, which leaves everyone reachable through someone.
+    pub lasting: Option<usize>,
     /// When faults and writes have ended and everything is mended.
     pub heal_at_us: Us,
     /// How long after that the replicas may take to become equal.

@@ -15,6 +15,7 @@ use crate::check::{Check, Checked, Violation, ensure};
 use crate::clock::{MS, SECOND};
 use crate::history::{BOOKS, FamilyIx, HostId};
 use crate::host::Waiting;
+use crate::membership::components;
 use crate::model::exchanged;
 use crate::world::{Event, Phase, World};
 
@@ -168,6 +169,11 @@ impl World {
     pub fn lags(&self, family: FamilyIx, mode: Mode) -> (Vec<Lag>, u64) {
         let name = &self.families[family].0;
         let sharing = self.sharing(family, mode);
+        // A node carries on only what it shares: without a path over such nodes nothing is promised.
+        let group = components(self.hosts.len(), |host| sharing.contains(&host), |a, b| self.net.open_both_ways(a, b));
+        if self.phase != Phase::Faults && sharing.iter().any(|host| group[*host] != group[sharing[0]]) {
+            return (Vec::new(), 0);
+        }
         let mut must: BTreeMap<&RecordKey, Option<Stamp>> = BTreeMap::new();
         for host in &sharing {
             for (key, held) in &self.hosts[*host].model.held {
@@ -215,6 +221,9 @@ impl World {
                 first = first.or(lags.into_iter().next());
             }
         }
+        if first.is_none() && !self.history.checking.each_commit {
+            first = self.unlike_the_first();
+        }
         let working =
             self.hosts.iter().any(|host| host.process.as_ref().is_some_and(|process| !process.inbox.is_empty()));
         let expected = self.hosts.iter().filter(|host| !host.gone_for_good).all(|host| host.up());
@@ -227,11 +236,33 @@ impl World {
                 Err(Violation { check: Check::Convergence, what })
             }
             _ => {
-                let step = if self.now < since + 5 * SECOND { 250 * MS } else { SECOND };
+                let soon = self.now < since + 5 * SECOND && self.history.checking.each_commit;
+                let step = if soon { 100 * MS } else { SECOND };
                 self.schedule(step, Event::Inspect);
                 Ok(())
             }
         }
+    }
+
+    /// Where no model is kept: a node whose disk is unlike that of the first.
+    fn unlike_the_first(&self) -> Option<Lag> {
+        let content = |host: &crate::host::Host| {
+            let read = host.process.as_ref()?.replica.read().expect("memory reads");
+            let mut content = Vec::new();
+            read.scan(Span::All, &mut |(key, stored)| {
+                content.push((key, stored.register.stamp()));
+                ControlFlow::Continue(())
+            })
+            .expect("memory reads");
+            Some(content)
+        };
+        let mut contents = self.hosts.iter().enumerate().filter_map(|(id, host)| content(host).map(|all| (id, all)));
+        let (_, first) = contents.next()?;
+        contents.find_map(|(node, other)| {
+            let differs = first.iter().zip(&other).find(|(a, b)| a != b).map(|(a, _)| a).or(first.get(other.len()));
+            let differs = differs.or(other.get(first.len()));
+            differs.map(|(key, must)| Lag { node, key: key.clone(), holds: None, must: *must })
+        })
     }
 
     fn homes(&self, key: &RecordKey) -> Vec<(HostId, crate::model::Held)> {
@@ -250,7 +281,7 @@ impl World {
             if self.history.probe {
                 self.phase = Phase::Probing { since: self.now };
                 self.probe();
-                self.schedule(SECOND, Event::Inspect);
+                self.schedule(100 * MS, Event::Inspect);
                 return Ok(());
             }
         } else {

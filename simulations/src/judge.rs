@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kinfolk::core::clock::{Stamp, UnixMs};
+use kinfolk::core::clock::{Hlc, Stamp, UnixMs};
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
@@ -45,6 +45,8 @@ pub struct Judge<'a, R: Read> {
     pub duplicates: BTreeSet<Eid>,
     pub far: BTreeSet<Eid>,
     pub cursors: BTreeMap<CursorKey, Option<Cursor>>,
+    /// The greatest stamp that arrived within the drift limit: the clock must have followed it.
+    pub near: Option<Hlc>,
 }
 
 fn wrong(check: Check, what: String) -> Checked {
@@ -295,6 +297,8 @@ impl<R: Read> Judge<'_, R> {
         if stamp.hlc.unix_ms() > self.now + MAX_CLOCK_DRIFT_MS {
             self.far.insert(stamp.eid);
             self.branches.far_future += 1;
+        } else {
+            self.near = self.near.max(Some(stamp.hlc));
         }
         let before = self.model.held.get(key).copied();
         if let Some(before) = before {

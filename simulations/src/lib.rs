@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod clock;
+pub mod coverage;
 pub mod draw;
 mod faults;
 pub mod history;
@@ -16,9 +17,14 @@ mod links;
 mod membership;
 mod model;
 mod network;
+pub mod page;
 mod process;
+pub mod report;
 pub mod rng;
 pub mod run;
+pub mod scenario;
+pub mod shrink;
 mod streams;
+pub mod swarm;
 mod workload;
 pub mod world;

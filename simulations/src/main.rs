@@ -1,29 +1,213 @@
-//! Arguments and exit code of the simulator.
-fn main() {
-    let from: u64 = std::env::args().nth(1).map_or(1, |n| n.parse().expect("a seed"));
-    let count: u64 = std::env::args().nth(2).map_or(1, |n| n.parse().expect("a count"));
-    let mut bad = 0;
-    for seed in from..from + count {
-        let outcome = simulations::run::run(simulations::draw::mixed(seed), false, &mut |_| {});
-        if let Some(violation) = outcome.violation {
-            bad += 1;
-            println!("seed {seed}: {violation}");
-            if count == 1 {
-                println!("{}", outcome.world.unwrap().describe_streams());
-                let h = simulations::draw::mixed(seed);
-                for f in &h.faults {
-                    println!("{} +{}: {:?}", f.at_us / 1000, f.for_us / 1000, f.kind);
-                }
-                println!("heal {}", h.heal_at_us / 1000);
-                if std::env::args().nth(3).is_some() {
-                    for w in &h.writes {
-                        println!("{} node {} {:?}", w.at_us / 1000, w.node, w.kind);
-                    }
-                }
-            }
-        } else if count == 1 {
-            println!("seed {seed}: {:?} {:?} trace {:x}", outcome.stats, outcome.branches, outcome.trace);
-        }
+//! Arguments, what is printed, and the exit code of the simulator.
+//!
+//! The only place with a stopwatch: it measures how fast the simulation runs, and decides nothing in it.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use simulations::check::Check;
+use simulations::clock::SECOND;
+use simulations::history::History;
+use simulations::run::run;
+use simulations::shrink::{Kept, shrink, told};
+use simulations::swarm::Swarm;
+use simulations::{draw, page, report, scenario};
+
+/// How many runs may be spent on making a failed history shorter.
+const SHRINK_RUNS_MAX: usize = 600;
+
+/// Breaks a simulated cluster in every way there is and checks what it promised.
+#[derive(Parser)]
+struct Arguments {
+    /// The seed of the run, or the first of a swarm.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Run a scenario: the name of an included one, or a TOML file.
+    #[arg(long, value_name = "NAME", conflicts_with = "swarm")]
+    scenario: Option<String>,
+    /// Keep only these writes and faults of the history: what the shrinker printed.
+    #[arg(long, value_name = "WRITES;FAULTS", conflicts_with = "swarm")]
+    keep: Option<Kept>,
+    /// Write a page with the timeline, the convergence of each family and the bytes of each link.
+    #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
+    report: Option<PathBuf>,
+    /// List the included scenarios.
+    #[arg(long)]
+    list: bool,
+    /// Run this many seeds of the mixed swarm.
+    #[arg(long, value_name = "SEEDS")]
+    swarm: Option<u64>,
+    /// End a swarm after this many minutes, passed or not run.
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// How many threads a swarm uses.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Hunt the planted faults and print the table of what found them.
+    #[cfg(feature = "mutants")]
+    #[arg(long)]
+    mutants: bool,
+}
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|_| {}));
+    let arguments = Arguments::parse();
+    #[cfg(feature = "mutants")]
+    if arguments.mutants {
+        return hunt_mutants();
     }
-    println!("{bad} of {count} bad");
+    if arguments.list {
+        for (name, text) in scenario::INCLUDED {
+            let about = text.lines().next().unwrap_or_default().trim_start_matches("about = ").trim_matches('"');
+            println!("{name:<24} {about}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    match arguments.swarm {
+        Some(seeds) => swarm(&arguments, seeds),
+        None => one(&arguments),
+    }
+}
+
+/// The history to run, and the arguments that name it.
+fn history(arguments: &Arguments) -> Result<(History, String), String> {
+    let Some(name) = &arguments.scenario else {
+        let seed = arguments.seed.unwrap_or(1);
+        return Ok((draw::mixed(seed), format!("--seed {seed}")));
+    };
+    let included = scenario::INCLUDED.iter().find(|(included, _)| included == name);
+    let text = match included {
+        Some((_, text)) => (*text).to_owned(),
+        None => std::fs::read_to_string(name)
+            .map_err(|error| format!("'{name}' is no included scenario (see --list), and as a file: {error}"))?,
+    };
+    let history = scenario::read(&text, arguments.seed).map_err(|error| format!("scenario '{name}': {error}"))?;
+    let replay = format!("--scenario {name} --seed {}", history.seed);
+    Ok((history, replay))
+}
+
+fn one(arguments: &Arguments) -> ExitCode {
+    let (whole, mut replay) = match history(arguments) {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(2);
+        }
+    };
+    println!("seed: {}", whole.seed);
+    let kept = arguments.keep.clone().unwrap_or_else(|| Kept::all(&whole));
+    if arguments.keep.is_some() {
+        replay += &format!(" --keep '{kept}'");
+    }
+    let history = kept.of(&whole);
+    let started = Instant::now();
+    let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
+    let outcome = run(history, true, &mut |world| bar.set_position(world.now.min(end_us) / SECOND));
+    bar.finish_and_clear();
+    print!("{}", report::summary(&outcome, started.elapsed()));
+    if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
+        if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
+            eprintln!("{} cannot be written: {error}", file.display());
+            return ExitCode::from(2);
+        }
+        println!("report: {}", file.display());
+    }
+    if let Some(violation) = &outcome.violation {
+        println!("violated: {violation}");
+        if arguments.keep.is_none() {
+            tell_shortest(&whole, violation.check, &replay);
+        }
+        println!("commit: {}", commit());
+        println!("replay: cargo run --release -p simulations -- {replay}");
+    }
+    println!("trace: {:016x}", outcome.trace);
+    if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The version of the program that failed, where git knows it.
+fn commit() -> String {
+    let asked = std::process::Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    let text = asked.ok().filter(|output| output.status.success()).map(|output| output.stdout);
+    text.map_or("unknown".to_owned(), |text| String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+fn tell_shortest(history: &History, check: Check, replay: &str) {
+    let shortest = shrink(history, check, SHRINK_RUNS_MAX);
+    println!("shortest: {} writes and {} faults still break it", shortest.writes.len(), shortest.faults.len());
+    print!("{}", told(history, &shortest));
+    println!("shortest replay: cargo run --release -p simulations -- {replay} --keep '{shortest}'");
+}
+
+fn progress_bar(length: u64, of: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = format!("{{bar:40}} {{pos}}/{{len}} {of}, {{eta}} left");
+    let style = ProgressStyle::with_template(&template).expect("a good template");
+    ProgressBar::new(length).with_style(style)
+}
+
+fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
+    let first_seed = arguments.seed.unwrap_or(1);
+    println!("seed: {first_seed}");
+    let started = Instant::now();
+    let limit = Duration::from_secs(arguments.minutes * 60);
+    let bar = progress_bar(seeds, "seeds");
+    let found = Swarm {
+        first_seed,
+        seeds,
+        threads: arguments.threads.max(1),
+        enough: &|| started.elapsed() > limit,
+        progress: &|done| bar.set_position(done),
+    }
+    .run();
+    bar.finish_and_clear();
+    let took = started.elapsed();
+    let (runs, virtual_s) = (found.coverage.runs, found.coverage.virtual_s);
+    println!("{runs} of {seeds} seeds in {:.1} s, {virtual_s} s of virtual time", took.as_secs_f64());
+    print!("{}", found.coverage.table());
+    for outcome in &found.failures {
+        let violation = outcome.violation.as_ref().expect("it failed");
+        println!("violated: seed {}: {violation}", outcome.seed);
+        println!("replay: cargo run --release -p simulations -- --seed {}", outcome.seed);
+    }
+    // A hole is only one where there was time to fill it.
+    let holes = if runs >= 1_000 { found.coverage.holes() } else { Vec::new() };
+    for hole in &holes {
+        println!("never happened: {hole}");
+    }
+    if runs < seeds && found.failures.is_empty() {
+        println!("the time was up before all seeds had run");
+    }
+    println!("trace: {:016x}", found.trace);
+    let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(feature = "mutants")]
+fn hunt_mutants() -> ExitCode {
+    use kinfolk::core::mutants::Mutant;
+    use simulations::swarm::{MUTANT_TIME, mutants};
+
+    println!("seed: 1");
+    let mut rows = Vec::new();
+    for (mutant, name, what) in Mutant::ALL {
+        let started = Instant::now();
+        let row = mutants::hunt(*mutant, name, what, &|| started.elapsed() > MUTANT_TIME);
+        eprintln!("{name}: {:?} after {:.1} s", row.found, started.elapsed().as_secs_f64());
+        rows.push(row);
+    }
+    let table = mutants::table(&rows);
+    println!("{table}");
+    let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("MUTANTS.md");
+    if let Err(error) = std::fs::write(&kept, &table) {
+        println!("{} cannot be written: {error}", kept.display());
+        return ExitCode::FAILURE;
+    }
+    println!("trace: {:016x}", simulations::rng::mix(rows.len() as u64));
+    if rows.iter().all(|row| row.found.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use kinfolk::core::clock::Hlc;
 use kinfolk::core::path::Limits;
 use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
@@ -51,7 +52,7 @@ impl World {
             head_at_idle: 0,
         });
         self.disk_equals_model(node)?;
-        self.clock_is_sane(node)?;
+        self.clock_is_sane(node, self.greatest_near(node))?;
         if self.history.checking.books {
             self.submit(node, Input::Admit, Waiting::Nobody);
         }
@@ -161,9 +162,12 @@ impl World {
             duplicates: BTreeSet::new(),
             far: BTreeSet::new(),
             cursors: BTreeMap::new(),
+            near: None,
         };
-        judge.committed(inputs, committed).map_err(|violation| self.at(node, violation))?;
-        self.clock_is_sane(node)
+        let judged = judge.committed(inputs, committed);
+        let seen = judge.near;
+        judged.map_err(|violation| self.at(node, violation))?;
+        self.clock_is_sane(node, seen)
     }
 
     pub fn at(&self, node: HostId, mut violation: crate::check::Violation) -> crate::check::Violation {
@@ -172,14 +176,25 @@ impl World {
         violation
     }
 
-    fn clock_is_sane(&self, node: HostId) -> Checked {
+    fn clock_is_sane(&self, node: HostId, seen: Option<Hlc>) -> Checked {
         let process = self.hosts[node].process.as_ref().expect("it is up");
         let last = process.replica.clock_last().unix_ms();
         // One millisecond for a counter that carried.
         let limit = process.wall_max + MAX_CLOCK_DRIFT_MS + 1;
         ensure(last <= limit, Check::ClockSane, || {
             format!("node {node}: the clock stands {} ms beyond the drift limit", last - limit)
+        })?;
+        let behind = seen.filter(|seen| *seen > process.replica.clock_last());
+        ensure(behind.is_none(), Check::BeatsWhatItSaw, || {
+            format!("node {node}: the clock is behind {behind:?}, which it saw")
         })
+    }
+
+    /// The greatest stamp on a disk that its clock must have been seeded with.
+    fn greatest_near(&self, node: HostId) -> Option<Hlc> {
+        let latest = self.hosts[node].wall(self.now) + MAX_CLOCK_DRIFT_MS;
+        let held = self.hosts[node].model.held.values().map(|held| held.stamp.hlc);
+        held.filter(|hlc| hlc.unix_ms() <= latest).max()
     }
 
     /// Acknowledgements, wake-ups of followers, changed marks: only what is durable.

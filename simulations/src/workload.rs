@@ -10,6 +10,9 @@ use crate::history::{FamilyIx, HostId, WriteKind};
 use crate::host::Waiting;
 use crate::world::{Phase, World};
 
+/// Values that a clone's clients write are told from others by their number.
+const CLONE_VALUES: usize = 1_000_000;
+
 impl World {
     pub fn on_write(&mut self, index: usize) -> Checked {
         let write = self.history.writes[index].clone();
@@ -22,6 +25,16 @@ impl World {
         }
         if let Some(input) = self.input(index, write.node, &write.kind) {
             self.submit(write.node, input, Waiting::Client);
+        }
+        // A clone has clients of its own: in the same moment, with another value.
+        let eid = self.hosts[write.node].eid;
+        for clone in self.history.nodes.len()..self.hosts.len() {
+            if self.hosts[clone].eid == eid
+                && self.hosts[clone].up()
+                && let Some(input) = self.input(index + CLONE_VALUES, clone, &write.kind)
+            {
+                self.submit(clone, input, Waiting::Client);
+            }
         }
         Ok(())
     }
@@ -46,13 +59,13 @@ impl World {
             WriteKind::Delete { family, key } => Input::Delete { path: self.path(family, key) },
             WriteKind::DeleteTree { family } => Input::DeleteTree { tree: self.families[family].0.clone() },
             // The two ways to write a mark.
-            WriteKind::Share { family, mode } if index % 2 == 0 => {
+            WriteKind::Share { family, mode } if index.is_multiple_of(2) => {
                 Input::Share { family: self.families[family].0.clone(), mode }
             }
             WriteKind::Share { family, mode } => {
                 Input::Put { path: self.mark_path(family), value: Value::new(mode.mark_text()).expect("a value") }
             }
-            WriteKind::Unshare { family } if index % 2 == 0 => {
+            WriteKind::Unshare { family } if index.is_multiple_of(2) => {
                 Input::Unshare { family: self.families[family].0.clone() }
             }
             WriteKind::Unshare { family } => Input::Delete { path: self.mark_path(family) },
@@ -95,8 +108,8 @@ impl World {
     fn refused(&self, node: HostId, kind: u8) -> Input {
         let value = Value::new("refused").expect("a value");
         let path = |text: &str| Path::new(text).expect("a path");
-        let foo = Family::new("foo").expect("a family");
-        let overlaps = self.hosts[node].model.marks.contains_key(&foo);
+        let shared = Family::new("foo").expect("a family");
+        let overlaps = self.hosts[node].model.marks.contains_key(&shared);
         match kind {
             0 => Input::Put { path: path("/02:00:00:00:00:01/foo/k0"), value },
             1 => Input::Put { path: path(&format!("/{BOOKS_FAMILY}/member/x")), value },

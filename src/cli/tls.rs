@@ -49,7 +49,10 @@ pub fn run(command: &TlsCommand, out: &mut dyn Write) -> Outcome {
             writeln!(out, "Keep ca.key off the servers: whoever has it can make a member of this cluster.")?;
         }
         TlsCommand::Issue { dir, eid: Some(eid), .. } if eid.is_empty() => {
-            return Err(Failure::new(Exit::Usage, format_args!("{eid} is Asterisk's word for \"no EID\" ({})", dir.display())));
+            return Err(Failure::new(
+                Exit::Usage,
+                format_args!("{eid} is Asterisk's word for \"no EID\" ({})", dir.display()),
+            ));
         }
         TlsCommand::Issue { dir, eid, days } => {
             let Issued { eid, cert, key } = issue(dir, *eid, *days, now_unix_s).map_err(failed)?;
@@ -85,7 +88,10 @@ mod tests {
         assert!(text.contains(&format!("kinfolk tls issue --dir {shown}")), "{text}");
         let eid = Some(Eid::new([2, 0, 0, 0, 0, 1]));
         let text = output(&TlsCommand::Issue { dir: dir.clone(), eid, days: 3 });
-        assert!(text.starts_with(&format!("EID 02:00:00:00:00:01, good for 3 days.\nWrote {shown}/020000000001.pem\n")), "{text}");
+        assert!(
+            text.starts_with(&format!("EID 02:00:00:00:00:01, good for 3 days.\nWrote {shown}/020000000001.pem\n")),
+            "{text}"
+        );
         let text = output(&TlsCommand::Issue { dir, eid: None, days: 3 });
         let eid: Eid = text[4..4 + Eid::TEXT_BYTES].parse().expect("a random EID");
         assert_eq!(eid.bytes()[0] & 3, 2, "locally administered, and for one server");

@@ -61,7 +61,9 @@ impl<'a, W: Write> Batch<'a, W> {
     /// Makes the batch durable. A batch that changed nothing costs no flush.
     pub fn commit(mut self, outcomes: Vec<Outcome>) -> Result<(Ledger, Committed), StoreError> {
         if self.changed {
-            self.write.set_head(self.ledger.head)?;
+            if !mutant!(HeadNotStored) {
+                self.write.set_head(self.ledger.head)?;
+            }
             self.write.commit()?;
         }
         let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
@@ -107,6 +109,11 @@ impl<'a, W: Write> Batch<'a, W> {
         step!(writable(&path));
         step!(self.settings.limits.check(&path, &value));
         let key = self.own_key(path.clone());
+        if mutant!(WrittenTwice) {
+            let stamp = step!(self.write_here(key.clone(), Some(value.clone()))?);
+            step!(self.write_here(key, Some(value))?);
+            return Ok(Ok(Outcome::Written { path, stamp }));
+        }
         let stamp = step!(self.write_here(key, Some(value))?);
         self.counts.puts += 1;
         Ok(Ok(Outcome::Written { path, stamp }))
@@ -132,7 +139,7 @@ impl<'a, W: Write> Batch<'a, W> {
         let me = self.eid();
         let mut keys = Vec::new();
         self.write.scan(Span::Under(tree), &mut |(key, stored)| {
-            let ours = key.owner.is_none_or(|owner| owner == me);
+            let ours = key.owner.is_none_or(|owner| owner == me) || mutant!(DeltreeTakesOthers);
             if ours && !stored.register.is_tombstone() {
                 keys.push(key);
             }
@@ -157,7 +164,7 @@ impl<'a, W: Write> Batch<'a, W> {
     /// A tombstone in a shared family; elsewhere the record simply goes.
     fn delete_here(&mut self, key: RecordKey) -> Step<Stamp> {
         self.counts.deletes += 1;
-        if self.families().covering(&key.path).is_some() {
+        if self.families().covering(&key.path).is_some() && !mutant!(TombstoneForgotten) {
             return self.write_here(key, None);
         }
         let hlc = self.clock.tick(self.now);
@@ -181,8 +188,8 @@ impl<'a, W: Write> Batch<'a, W> {
     fn next_hlc(&mut self, key: &RecordKey, existing: Option<&Stored>) -> Option<Hlc> {
         let tick = self.clock.tick(self.now);
         let after_replaced = match existing {
-            Some(stored) => stored.register.stamp().hlc.next()?,
-            None => Hlc::ZERO,
+            Some(stored) if !mutant!(RegisterRuleLeftOut) => stored.register.stamp().hlc.next()?,
+            _ => Hlc::ZERO,
         };
         let after_floor =
             match self.families().covering(&key.path).and_then(|(family, _)| self.ledger.floors.get(family)) {
@@ -209,7 +216,7 @@ impl<'a, W: Write> Batch<'a, W> {
             }
         } else if let Some((family, _)) = self.ledger.families.of_record(key) {
             let tally = self.ledger.tallies.get_mut(family).expect("every shared family has a tally");
-            if let Some(existing) = existing {
+            if let Some(existing) = existing.filter(|_| !mutant!(StaleTally)) {
                 tally.count(existing.register.is_tombstone(), -1);
             }
             tally.count(tombstone, 1);
@@ -223,7 +230,7 @@ impl<'a, W: Write> Batch<'a, W> {
     fn admit(&mut self) -> Step<Outcome> {
         let path = Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.eid())).expect("a good path");
         let key = RecordKey::plain(path);
-        if self.write.record(&key)?.is_none() {
+        if self.write.record(&key)?.is_none() || mutant!(AdmitAgain) {
             let value = Value::new("admitted").expect("a good value");
             step!(self.write_here(key, Some(value))?);
         }
@@ -235,13 +242,14 @@ impl<'a, W: Write> Batch<'a, W> {
     fn share(&mut self, family: Family, mode: Mode) -> Step<Stamp> {
         let elsewhere =
             self.ledger.elsewhere.get(&family).and_then(|modes| modes.iter().find(|(_, other)| *other != mode));
+        let elsewhere = elsewhere.filter(|_| !mutant!(ElsewhereIgnored));
         step!(self.families().check_share(&family, mode, elsewhere.copied()));
         let eid = self.eid();
         let stamp = Stamp { hlc: self.clock.tick(self.now), eid, hash: value_hash(None) };
         self.ledger.head += 1;
         let mark = Mark { mode, since: self.ledger.head, stamp };
         self.write.set_mark(&family, Some(mark))?;
-        if mode == Mode::Unique {
+        if mode == Mode::Unique && !mutant!(RehomeForgotten) {
             self.rehome(&family, None, Some(eid))?;
         }
         let tally = self.tally(&family, mode)?;
@@ -258,6 +266,9 @@ impl<'a, W: Write> Batch<'a, W> {
         };
         self.write.set_mark(family, None)?;
         for key in self.write.cursors()?.into_keys().filter(|key| key.family == *family) {
+            if mutant!(CursorNotDropped) {
+                continue;
+            }
             self.write.set_cursor(&key, None)?;
         }
         let eid = self.eid();
@@ -309,19 +320,24 @@ impl<'a, W: Write> Batch<'a, W> {
     /// moved past it.
     fn apply(&mut self, apply: Apply) -> Step<Merges> {
         let Apply { source, crossing, family, mode, records, cursor, drop_cursor } = apply;
-        if self.families().mode_of(&family) != Some(mode) {
+        if self.families().mode_of(&family) != Some(mode) && !mutant!(UnsharedReceived) {
             return Ok(Err(Refusal::NotShared(family)));
         }
         for record in &records {
             step!(check_arriving(record, &family, mode));
+            if mutant!(LimitsBindMerge)
+                && let Some(value) = record.register.value()
+            {
+                step!(self.settings.limits.check(&record.key.path, value));
+            }
         }
         let mut merges = Merges::default();
         for record in records {
-            let class = Class::arriving(record.crossed, crossing);
+            let class = if mutant!(ClassConfused) { Class::Local } else { Class::arriving(record.crossed, crossing) };
             self.merge(&record.key, record.register, class, &mut merges)?;
         }
         let cursor_key = |classes| CursorKey { source, family: family.clone(), classes };
-        if let Some((classes, cursor)) = cursor {
+        if let Some((classes, cursor)) = cursor.filter(|_| !mutant!(CursorNotKept)) {
             self.write.set_cursor(&cursor_key(classes), Some(cursor))?;
             self.changed = true;
         }
@@ -343,11 +359,16 @@ impl<'a, W: Write> Batch<'a, W> {
     ) -> Result<(), StoreError> {
         let stamp = register.stamp();
         self.counts.drift_max_ms = self.counts.drift_max_ms.max(stamp.hlc.unix_ms().saturating_sub(self.now));
-        if let Observed::FarFuture { ahead_ms } = self.clock.observe(stamp.hlc, self.now) {
+        if mutant!(ClockDoesNotObserve) {
+            // A planted fault: the clock learns nothing.
+        } else if let Observed::FarFuture { ahead_ms } = self.clock.observe(stamp.hlc, self.now) {
             self.alarms.insert(Alarm::FarFuture { eid: stamp.eid, ahead_ms });
         }
         let existing = self.write.record(key)?;
         let merged = match &existing {
+            Some(_) if mutant!(DeleteLosesToValue) && register.is_tombstone() => {
+                Merged { merge: Merge::Lost, duplicate_eid: false }
+            }
             None => Merged { merge: Merge::Won, duplicate_eid: false },
             Some(stored) => stored.register.clone().merge(register.clone()),
         };
@@ -381,7 +402,7 @@ impl<'a, W: Write> Batch<'a, W> {
     fn import_line(&mut self, line: ImportLine, merges: &mut Merges) -> Step<u64> {
         let ImportLine { key, value, stamp } = line;
         step!(writable(&key.path));
-        let Some(stamp) = stamp else {
+        let Some(stamp) = stamp.filter(|_| !mutant!(ImportStampsAfresh)) else {
             let outcome = match value {
                 Some(value) => self.put(key.path, value)?,
                 None => self.delete(key.path)?,

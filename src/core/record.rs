@@ -176,7 +176,7 @@ pub struct Record {
 
 impl Record {
     pub fn new(key: RecordKey, stored: Stored) -> Self {
-        Self { key, crossed: stored.class.crossed(), register: stored.register }
+        Self { key, crossed: stored.class.crossed() && !mutant!(CrossedMarkLost), register: stored.register }
     }
 
     /// About how many bytes it takes in a frame, never less than it really takes.

@@ -93,6 +93,10 @@ impl Register {
         let (ours, theirs) = (self.stamp(), other.stamp());
         let equal_markers = self.0.validate_merge(&other.0).is_err();
         let duplicate_eid = equal_markers || (ours != theirs && (ours.hlc, ours.eid) == (theirs.hlc, theirs.eid));
+        if mutant!(TieByArrival) && ours.hlc == theirs.hlc && ours != theirs {
+            *self = other;
+            return Merged { merge: Merge::Won, duplicate_eid };
+        }
         let merge = if equal_markers {
             if self.0.val < other.0.val {
                 *self = other;

@@ -298,6 +298,7 @@ impl<S: Store> Replica<S> {
         if self.broken {
             self.recover(now)?;
         }
+        let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
         let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
@@ -307,6 +308,9 @@ impl<S: Store> Replica<S> {
                 Ok(committed)
             }
             Err(error) => {
+                if mutant!(CursorBeforeData) {
+                    self.save_cursors(&early)?;
+                }
                 self.broken = true;
                 // The first error says why; if this one fails too, the next call tries again.
                 let _ = self.recover(now);
@@ -323,18 +327,39 @@ impl<S: Store> Replica<S> {
         inputs: Vec<Input>,
         now: UnixMs,
     ) -> Result<(Ledger, Committed), StoreError> {
+        let before = mutant!(AckBeforeCommit).then(|| ledger.clone());
         let mut batch = Batch::new(write, settings, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
         }
+        if mutant!(AckBeforeCommit) {
+            let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
+            return Ok(batch.commit(outcomes).unwrap_or((before.unwrap_or_default(), early)));
+        }
         batch.commit(outcomes)
+    }
+
+    /// A planted fault: cursors in a transaction of their own, which outlives that of what they count.
+    fn save_cursors(&mut self, inputs: &[Input]) -> Result<(), StoreError> {
+        let mut write = self.store.write()?;
+        for input in inputs {
+            if let Input::Apply(Apply { source, family, cursor: Some((classes, cursor)), .. }) = input {
+                let key = super::storage::CursorKey { source: *source, family: family.clone(), classes: *classes };
+                write.set_cursor(&key, Some(*cursor))?;
+            }
+        }
+        write.commit()
     }
 
     /// Reopens the store after a failed commit. The commit may have reached the disk all the same, so the
     /// state is read afresh; the clock only ever goes forward.
     fn recover(&mut self, now: UnixMs) -> Result<(), StoreError> {
         self.store.reopen()?;
+        if mutant!(FailedCommitForgotten) {
+            self.broken = false;
+            return Ok(());
+        }
         let elsewhere = self.ledger.elsewhere.clone();
         self.ledger = Ledger { elsewhere, ..load(&self.store.read()?, &self.settings, &mut self.clock, now)? };
         self.broken = false;
@@ -373,7 +398,9 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         floors.extend(floor_of(&key.path, stored.register.value()));
         ControlFlow::Continue(())
     })?;
-    clock.seed(greatest, now);
+    if !mutant!(ClockNotSeeded) {
+        clock.seed(greatest, now);
+    }
     let head = read.head()?;
     Ok(Ledger { families: Arc::new(families), tallies, floors: Arc::new(floors), head, elsewhere: Arc::default() })
 }

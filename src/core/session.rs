@@ -44,15 +44,24 @@ impl Source {
         request: &Follow,
     ) -> Result<(FollowReply, Option<Source>), StoreError> {
         let mode = families.mode_of(&request.family);
-        if mode != Some(request.mode) {
+        if mode != Some(request.mode) && !mutant!(UnsharedServed) {
             return Ok((FollowReply::NotShared { mode }, None));
         }
         let runs = read.runs()?;
         let head = read.head()?;
         let run = runs.last().expect("a store that is open has a run").run;
-        let since = families.mark(&request.family).map_or(0, |mark| mark.since);
+        let mut since = families.mark(&request.family).map_or(0, |mark| mark.since);
+        if mutant!(SinceIgnored) {
+            since = 0;
+        }
         let part_end = |cursor: Cursor| {
+            if mutant!(RunIgnored) {
+                return Some(head.max(cursor.seq));
+            }
             let at = runs.iter().position(|start| start.run == cursor.run)?;
+            if mutant!(OldRunPartIgnored) {
+                return Some(head.max(cursor.seq));
+            }
             Some(runs.get(at + 1).map_or(head, |next| next.first_seq - 1))
         };
         let sent_to = match request.cursor {
@@ -62,7 +71,10 @@ impl Source {
                 _ => return Ok((FollowReply::Compare { run, head }, None)),
             },
         };
-        let (family, classes) = (request.family.clone(), request.classes);
+        let (family, mut classes) = (request.family.clone(), request.classes);
+        if mutant!(FilterAtSource) {
+            classes = Classes::LOCAL;
+        }
         let source = Source { family, mode: request.mode, classes, sent_to, since, spoken: false };
         Ok((FollowReply::Resume { run, head }, Some(source)))
     }
@@ -86,7 +98,7 @@ impl Source {
                         let record = Record::new(key, stored.expect("what stands in the feed is in the store"));
                         bytes += record.frame_bytes();
                         if bytes > BATCH_MAX_BYTES && !wanted.is_empty() {
-                            complete_to = seq - 1;
+                            complete_to = if mutant!(BatchEndSkipsRecord) { seq } else { seq - 1 };
                             return ControlFlow::Break(());
                         }
                         wanted.push(record);
@@ -113,13 +125,15 @@ impl Source {
 
     /// Copies that others own may be left from a time when the family was shared in the other mode.
     fn carries(&self, key: &RecordKey) -> bool {
-        key.path.key_in(&self.family).is_some() && self.mode.owns(key)
+        key.path.key_in(&self.family).is_some() && (self.mode.owns(key) || mutant!(ModeIgnored))
     }
 
     /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
     /// changed, and ends the stream if not: else an unshared family would still be served.
     pub fn still_serves(&self, families: &Families) -> bool {
-        self.family == Family::books() || families.mark(&self.family).is_some_and(|mark| mark.since == self.since)
+        mutant!(StreamOutlivesSharing)
+            || self.family == Family::books()
+            || families.mark(&self.family).is_some_and(|mark| mark.since == self.since)
     }
 
     /// Whether entries of these classes are for this follower.
@@ -196,6 +210,7 @@ impl Follower {
     ) -> Result<Self, StoreError> {
         let cursor_of = |classes| read.cursor(&CursorKey { source, family: family.clone(), classes });
         let (asked, cursor) = match cursor_of(wanted)? {
+            None if mutant!(ScopeChangeIgnored) => (wanted, cursor_of(Classes::LOCAL)?),
             Some(cursor) => (wanted, Some(cursor)),
             None => (Classes::ALL, cursor_of(Classes::ALL)?),
         };
@@ -218,6 +233,10 @@ impl Follower {
                 self.run = Some(run);
                 self.head = head;
                 Ok(Next::Read)
+            }
+            FollowReply::Compare { run, head } if mutant!(CompareSkips) => {
+                self.cursor = Some(Cursor { run, seq: head });
+                Ok(Next::Reopen)
             }
             FollowReply::Compare { head, .. } => {
                 self.head = head;

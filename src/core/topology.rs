@@ -70,7 +70,8 @@ pub fn plan(me: Eid, shared: &Shared, members: &[Member]) -> Plan {
             mode,
         }));
         let peers = || sharing().filter(|(_, theirs)| theirs == mode).map(|(member, _)| member);
-        let classes = if peers().all(|member| member.connected) { Classes::LOCAL } else { Classes::ALL };
+        let reached = peers().all(|member| member.connected) || mutant!(DetourForgotten);
+        let classes = if reached { Classes::LOCAL } else { Classes::ALL };
         for member in peers().filter(|member| member.connected) {
             plan.follow.insert((member.eid, family.clone()), classes);
         }

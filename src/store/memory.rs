@@ -15,6 +15,7 @@ use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::core::family::Mark;
+use crate::core::mutant;
 use crate::core::path::Family;
 use crate::core::record::{Class, RecordKey, Stored};
 use crate::core::storage::{
@@ -302,9 +303,12 @@ impl Read for MemoryWriter<'_> {
 
 impl Write for MemoryWriter<'_> {
     fn put_record(&mut self, key: &RecordKey, stored: &Stored) -> Result<(), StoreError> {
+        let forgets = mutant!(FeedEntrySkipped) && self.view.record(key)?.is_some();
         self.remove_record(key)?;
         let changes = &mut self.view.changes;
-        changes.feed.set((key.path.top().to_owned(), stored.seq), Some((stored.class, key.clone())));
+        if !forgets {
+            changes.feed.set((key.path.top().to_owned(), stored.seq), Some((stored.class, key.clone())));
+        }
         changes.records.set(key.to_bytes(), Some((key.clone(), stored.clone())));
         Ok(())
     }
@@ -313,7 +317,9 @@ impl Write for MemoryWriter<'_> {
         let MemoryReader { state, changes } = &mut self.view;
         let bytes = key.to_bytes();
         if let Some(seq) = changes.records.get(&state.records, bytes.as_slice()).map(|(_, old)| old.seq) {
-            changes.feed.set((key.path.top().to_owned(), seq), None);
+            if !mutant!(FeedEntryLeft) {
+                changes.feed.set((key.path.top().to_owned(), seq), None);
+            }
             changes.records.set(bytes, None);
         }
         Ok(())

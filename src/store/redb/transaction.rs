@@ -11,7 +11,8 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use ::redb::{
-    Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction,
+    Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableError, TableHandle,
+    WriteTransaction,
 };
 
 use super::rows::{

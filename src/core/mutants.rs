@@ -1,0 +1,79 @@
+//! Planted faults for the simulator to find. Compiled only under the feature `mutants`, and off until one
+//! is switched on: one at a time, for the whole process.
+//!
+//! Each stands where a careless change could put it. A fault that no check finds is a missing check.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The place of the active fault in [`Mutant::ALL`], plus one; 0 for none.
+static ACTIVE: AtomicUsize = AtomicUsize::new(0);
+
+macro_rules! mutants {
+    ($($name:ident: $what:literal,)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant {
+            $(#[doc = $what] $name,)*
+        }
+
+        impl Mutant {
+            /// Every planted fault, and what it does.
+            pub const ALL: &[(Mutant, &str, &str)] = &[$((Mutant::$name, stringify!($name), $what),)*];
+        }
+    };
+}
+
+mutants! {
+    AckBeforeCommit: "outcomes are released although the commit failed",
+    AdmitAgain: "a node enters itself in the books at every start",
+    BatchEndSkipsRecord: "a full frame claims to be complete one entry further than it is",
+    ClassConfused: "what arrives is kept as written here",
+    ClockDoesNotObserve: "the clock is not shown the stamps that arrive",
+    ClockNotSeeded: "the clock starts anew at a restart",
+    CompareSkips: "a follower that must compare goes to the head of its source instead",
+    CrossedMarkLost: "a record forgets that it has crossed between sites",
+    CursorBeforeData: "the cursor is committed before the records that it counts",
+    CursorNotDropped: "unsharing keeps the cursors of the family",
+    CursorNotKept: "the cursor is not stored with the records",
+    DeleteLosesToValue: "an arriving tombstone never replaces a value",
+    DeltreeTakesOthers: "deltree deletes the unique copies of others as well",
+    DetourForgotten: "nobody asks a neighbour for what an unreachable member wrote",
+    ElsewhereIgnored: "a family is shared though a live member shares it in the other mode",
+    FailedCommitForgotten: "after a failed commit the state is not read afresh",
+    FeedEntryLeft: "a rewritten record keeps its old place in the feed as well",
+    FeedEntrySkipped: "a rewritten record loses its place in the feed",
+    FilterAtSource: "the source sends its own writes only, whatever the follower asks for",
+    FutureStampObserved: "the clock follows stamps beyond the drift limit",
+    HeadNotStored: "the head of the feed is not committed",
+    ImportStampsAfresh: "stamped lines of an import become new writes",
+    LeftOverAccepted: "bytes left over behind a frame's payload are ignored",
+    LimitsBindMerge: "a node's own limits refuse what arrives",
+    ModeIgnored: "a source serves copies that others own in a family shared globally",
+    OldRunPartIgnored: "a cursor beyond the end of its run's part is resumed",
+    OverlapAllowed: "a family inside a shared one can be shared as well",
+    RegisterRuleLeftOut: "a write may bear a lesser stamp than what it replaces",
+    RehomeForgotten: "sharing as unique leaves the records without an owner",
+    RunIgnored: "a cursor of an unknown run is resumed",
+    ScopeChangeIgnored: "a follower that wants more continues from the cursor of what it had",
+    ShortReadAccepted: "a frame that is cut off is filled up with zeros",
+    SinceIgnored: "a cursor from before the sharing is resumed",
+    StaleTally: "the tally does not count what a record replaces",
+    StreamOutlivesSharing: "a stream goes on when its family is not shared any more",
+    TieByArrival: "of two stamps of one moment the later arrival wins",
+    TombstoneForgotten: "a delete in a shared family removes the record",
+    UnsharedReceived: "records of a family that is not shared are taken",
+    UnsharedServed: "a family that is not shared is served",
+    VersionIgnored: "a frame of another protocol version is read",
+    WrittenTwice: "one input makes two stamps",
+}
+
+impl Mutant {
+    #[inline]
+    pub fn is_on(self) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == self as usize + 1
+    }
+
+    /// Switches one fault on, or all off.
+    pub fn activate(which: Option<Mutant>) {
+        ACTIVE.store(which.map_or(0, |mutant| mutant as usize + 1), Ordering::Relaxed);
+    }
+}
