@@ -4,10 +4,14 @@
 //! Paths are taken apart before they are decoded, so that a segment may hold an encoded '/'.
 
 mod api;
+mod listener;
 mod problem;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -21,7 +25,11 @@ use crate::metrics::{CONTENT_TYPE, Extra, Metrics};
 use crate::status::Status;
 use crate::store::writer::Database;
 
+pub use listener::{ConnectionLimits, LimitedListener};
 use problem::Problem;
+
+/// The longest that a request may take until its answer begins, a slow body included.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
 
 /// What the server needs of the node.
 pub struct Api<R> {
@@ -51,16 +59,20 @@ pub fn router<R: Reads>(api: Api<R>) -> Router {
         .route("/v1/import", axum::routing::post(transfer::import))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(not_allowed)
         .layer(middleware::from_fn_with_state(api.clone(), guard))
         .route("/health/live", get(|| async { "live\n" }))
         .route("/health/ready", get(ready))
         .fallback(|method: Method, request: Request| async move {
             Problem::new(StatusCode::NOT_FOUND, format!("there is no {method} {} here", request.uri().path()))
         })
-        .method_not_allowed_fallback(|method: Method| async move {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed on this path"))
-        })
+        // For the routes since the first one, which the guard does not watch.
+        .method_not_allowed_fallback(not_allowed)
         .with_state(api)
+}
+
+async fn not_allowed(method: Method) -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed on this path"))
 }
 
 /// Lets in who has the token. Without one, keeps out web pages: a browser names their origin.
@@ -84,7 +96,12 @@ async fn guard<R: Reads>(State(api): State<Shared<R>>, request: Request, next: N
         }
         None => {}
     }
-    next.run(request).await
+    let answer = tokio::time::timeout(REQUEST_MAX, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        api.metrics.refuse("http_timeout");
+        let detail = format!("the request took longer than {} s", REQUEST_MAX.as_secs());
+        Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
+    })
 }
 
 /// Takes as long for a wrong token as for the right one of the same length.

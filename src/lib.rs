@@ -6,16 +6,24 @@
 //! main → cli, node → cluster, http → store → core → std, serde
 //! ```
 //!
-//! `config` and `metrics` may be imported by everything above `store`; siblings do not import each
-//! other. Without the default feature `node` only [`core`] and the in-memory [`store`] are built: that
-//! is what the simulator runs, and how the compiler checks that the core is sans-io.
+//! `config`, `metrics` and `status` may be imported by everything above `store`; siblings do not import
+//! each other. Without the default feature `node` only [`core`] and the in-memory [`store`] are built:
+//! that is what the simulator runs, and how the compiler checks that the core is sans-io.
 
 pub mod core;
 pub mod store;
 
 #[cfg(feature = "node")]
+pub mod cli;
+#[cfg(feature = "node")]
+pub mod cluster;
+#[cfg(feature = "node")]
+pub mod config;
+#[cfg(feature = "node")]
 pub mod http;
 #[cfg(feature = "node")]
 pub mod metrics;
+#[cfg(feature = "node")]
+pub mod node;
 #[cfg(feature = "node")]
 pub mod status;

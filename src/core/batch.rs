@@ -214,7 +214,7 @@ impl<'a, W: Write> Batch<'a, W> {
             if let Some((family, floor)) = floor_of(&key.path, register.value()) {
                 Arc::make_mut(&mut self.ledger.floors).insert(family, floor);
             }
-        } else if let Some((family, _)) = self.ledger.families.covering(&key.path) {
+        } else if let Some((family, _)) = self.ledger.families.of_record(key) {
             let tally = self.ledger.tallies.get_mut(family).expect("every shared family has a tally");
             if let Some(existing) = existing.filter(|_| !mutant!(StaleTally)) {
                 tally.count(existing.register.is_tombstone(), -1);
@@ -252,7 +252,7 @@ impl<'a, W: Write> Batch<'a, W> {
         if mode == Mode::Unique && !mutant!(RehomeForgotten) {
             self.rehome(&family, None, Some(eid))?;
         }
-        let tally = self.tally(&family)?;
+        let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
         Arc::make_mut(&mut self.ledger.families).insert(family, mark);
         self.changed = true;
@@ -303,10 +303,10 @@ impl<'a, W: Write> Batch<'a, W> {
         Ok(())
     }
 
-    fn tally(&self, family: &Family) -> Result<Tally, StoreError> {
+    fn tally(&self, family: &Family, mode: Mode) -> Result<Tally, StoreError> {
         let mut tally = Tally::default();
         self.write.scan(Span::Under(family), &mut |(key, stored)| {
-            if key.path.key_in(family).is_some() {
+            if key.path.key_in(family).is_some() && mode.owns(&key) {
                 tally.count(stored.register.is_tombstone(), 1);
             }
             ControlFlow::Continue(())
@@ -447,7 +447,7 @@ fn writable_top(top: &str, path: impl Fn() -> String) -> Result<(), Refusal> {
 
 /// A record may arrive in a family only if it lies in it and is owned as the family's mode says.
 fn check_arriving(record: &Record, family: &Family, mode: Mode) -> Result<(), Refusal> {
-    let belongs = record.key.path.key_in(family).is_some() && record.key.owner.is_some() == (mode == Mode::Unique);
+    let belongs = record.key.path.key_in(family).is_some() && mode.owns(&record.key);
     if !belongs {
         return Err(Refusal::OutsideFamily { path: record.key.path.clone(), family: family.clone() });
     }

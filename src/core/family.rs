@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::clock::Stamp;
 use super::eid::Eid;
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path};
+use super::record::RecordKey;
 
 /// How a family is shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,6 +22,11 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Whether a record of a family shared in this mode is owned as it must be.
+    pub fn owns(self, key: &RecordKey) -> bool {
+        key.owner.is_some() == (self == Mode::Unique)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Global => "global",
@@ -129,6 +135,12 @@ impl Families {
     pub fn covering(&self, path: &Path) -> Option<(&Family, Mark)> {
         Family::prefixes_of(path)
             .find_map(|prefix| self.marks.get_key_value(prefix).map(|(family, mark)| (family, *mark)))
+    }
+
+    /// The shared family that a record takes part in. Copies that others own may be left from a time when the
+    /// family was shared in the other mode: they are this node's own affair.
+    pub fn of_record(&self, key: &RecordKey) -> Option<(&Family, Mark)> {
+        self.covering(&key.path).filter(|(_, mark)| mark.mode.owns(key))
     }
 
     /// Whether `family` may be shared as `mode`; `elsewhere` is a live member's other mode, if there is one.

@@ -21,6 +21,8 @@ pub(crate) use mutant;
 mod batch;
 pub mod clock;
 pub mod codec;
+#[cfg(test)]
+mod codec_test;
 pub mod eid;
 pub mod family;
 pub mod message;
@@ -33,6 +35,8 @@ pub mod replica;
 #[cfg(test)]
 mod replica_test;
 pub mod session;
+#[cfg(test)]
+mod session_test;
 pub mod storage;
 pub mod topology;
 pub mod view;

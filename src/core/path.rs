@@ -259,11 +259,25 @@ macro_rules! checked_text {
         }
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                Self::new(&text).map_err(de::Error::custom)
+                deserializer.deserialize_str(Checked(Self::new))
             }
         }
     };
+}
+
+/// Checks a text where it stands: a decoder that has it in its input need not copy it first.
+struct Checked<T>(fn(&str) -> Result<T, PathError>);
+
+impl<T> de::Visitor<'_> for Checked<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        self.0(text).map_err(E::custom)
+    }
 }
 
 checked_text!(Path);

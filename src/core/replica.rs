@@ -298,36 +298,46 @@ impl<S: Store> Replica<S> {
         if self.broken {
             self.recover(now)?;
         }
+        // A transaction that does not even begin leaves nothing to bring back.
         let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
-        let result = self.carry_out(inputs, now);
-        if mutant!(CursorBeforeData) && result.is_err() {
-            self.save_cursors(&early)?;
+        let write = self.store.write()?;
+        let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
+        match result {
+            Ok((ledger, committed)) => {
+                self.ledger = ledger;
+                Ok(committed)
+            }
+            Err(error) => {
+                if mutant!(CursorBeforeData) {
+                    self.save_cursors(&early)?;
+                }
+                self.broken = true;
+                // The first error says why; if this one fails too, the next call tries again.
+                let _ = self.recover(now);
+                Err(error)
+            }
         }
-        if result.is_err() {
-            self.broken = true;
-            // The first error says why; if this one fails too, the next call tries again.
-            let _ = self.recover(now);
-        }
-        result
     }
 
-    fn carry_out(&mut self, inputs: Vec<Input>, now: UnixMs) -> Result<Committed, StoreError> {
-        let write = self.store.write()?;
-        let mut batch = Batch::new(write, &self.settings, &mut self.clock, self.ledger.clone(), now);
+    fn carry_out(
+        write: S::Writer<'_>,
+        settings: &Settings,
+        clock: &mut Clock,
+        ledger: Ledger,
+        inputs: Vec<Input>,
+        now: UnixMs,
+    ) -> Result<(Ledger, Committed), StoreError> {
+        let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
+        let mut batch = Batch::new(write, settings, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
         }
-        if mutant!(AckBeforeCommit) {
+        if let Some(before) = before {
             let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
-            return Ok(batch.commit(outcomes).map_or(early, |(ledger, committed)| {
-                self.ledger = ledger;
-                committed
-            }));
+            return Ok(batch.commit(outcomes).unwrap_or((before, early)));
         }
-        let (ledger, committed) = batch.commit(outcomes)?;
-        self.ledger = ledger;
-        Ok(committed)
+        batch.commit(outcomes)
     }
 
     /// A planted fault: cursors in a transaction of their own, which outlives that of what they count.
@@ -381,7 +391,7 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         if hlc > greatest && clock.is_near(hlc, now) {
             greatest = hlc;
         }
-        if let Some((family, _)) = families.covering(&key.path) {
+        if let Some((family, _)) = families.of_record(&key) {
             let tally = tallies.get_mut(family).expect("every shared family has a tally");
             tally.count(stored.register.is_tombstone(), 1);
         }

@@ -460,6 +460,9 @@ fn copies_from_a_time_as_unique_are_not_served_when_the_family_is_shared_globall
     write(&mut a, put("/uni/k", "a"));
     assert_eq!(follow(&a, &mut b, "uni", Mode::Global), 1);
     assert_eq!(get(&b, "/uni/k").as_deref(), Some("a"));
+    follow(&b, &mut a, "uni", Mode::Global);
+    assert_eq!(export(&a), export(&b), "nor are they exported or counted as the family's");
+    assert_eq!(a.ledger().tallies, b.ledger().tallies);
 }
 
 #[test]

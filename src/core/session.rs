@@ -123,11 +123,9 @@ impl Source {
         Ok(Some(Entries { records: wanted, complete_to, head }))
     }
 
-    /// Copies that others own may be left from a time when the family was shared in the other mode: they
-    /// are this node's own affair.
+    /// Copies that others own may be left from a time when the family was shared in the other mode.
     fn carries(&self, key: &RecordKey) -> bool {
-        key.path.key_in(&self.family).is_some()
-            && (key.owner.is_some() == (self.mode == Mode::Unique) || mutant!(ModeIgnored))
+        key.path.key_in(&self.family).is_some() && (self.mode.owns(key) || mutant!(ModeIgnored))
     }
 
     /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
@@ -262,7 +260,7 @@ impl Follower {
         let cursor = Cursor { run, seq: complete_to };
         self.cursor = Some(cursor);
         let whole = self.asked != self.wanted && complete_to >= head;
-        let idle = records.is_empty() && complete_to < self.kept_seq + IDLE_CURSOR_STRIDE && self.kept_seq > 0;
+        let idle = records.is_empty() && complete_to - self.kept_seq < IDLE_CURSOR_STRIDE && self.kept_seq > 0;
         if idle && !whole {
             return Ok(Next::Read);
         }

@@ -53,12 +53,17 @@ pub struct Plan {
 ///
 /// Each live, connected member that shares a family is followed for its local writes. If a live member
 /// cannot be reached from here, every neighbour that shares a family with it is followed for everything:
-/// one of them can reach it.
+/// one of them can reach it. The cluster's books are shared by every member and not gossiped as shared.
 pub fn plan(me: Eid, shared: &Shared, members: &[Member]) -> Plan {
     let mut plan = Plan::default();
+    let books = Family::books();
     let others = || members.iter().filter(|member| member.eid != me && member.live);
     for (family, mode) in shared {
-        let sharing = || others().filter_map(|member| member.families.get(family).map(|theirs| (member, *theirs)));
+        let theirs = |member: &Member| match member.families.get(family) {
+            None if *family == books => Some(Mode::Global),
+            theirs => theirs.copied(),
+        };
+        let sharing = || others().filter_map(|member| Some((member, theirs(member)?)));
         plan.conflicts.extend(sharing().filter(|(_, theirs)| theirs != mode).map(|(member, mode)| ModeConflict {
             family: family.clone(),
             member: member.eid,
@@ -122,6 +127,15 @@ mod tests {
             plan.follow.into_iter().collect::<Vec<_>>(),
             [((eid(2), Family::new("foo").expect("family")), Classes::LOCAL)]
         );
+    }
+
+    #[test]
+    fn the_books_are_followed_at_everyone_whatever_else_they_share() {
+        let books = Family::books();
+        let plan = plan(eid(1), &[(books.clone(), Mode::Global)].into(), &[member(2, &[]), member(3, FOO)]);
+        let sources: Vec<_> = plan.follow.into_keys().collect();
+        assert_eq!(sources, [(eid(2), books.clone()), (eid(3), books)]);
+        assert_eq!(plan.conflicts, []);
     }
 
     #[test]

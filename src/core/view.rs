@@ -111,7 +111,7 @@ impl<R: Read> View<R> {
     /// Records of shared families, or with `all` also local ones, tombstones included, by path and owner.
     pub fn export(&self, all: bool, visit: &mut dyn FnMut(Record) -> ControlFlow<()>) -> Result<(), StoreError> {
         self.read.scan(Span::All, &mut |(key, stored)| {
-            let wanted = key.path.top() != BOOKS_FAMILY && (all || self.families.covering(&key.path).is_some());
+            let wanted = key.path.top() != BOOKS_FAMILY && (all || self.families.of_record(&key).is_some());
             if wanted { visit(Record::new(key, stored)) } else { ControlFlow::Continue(()) }
         })
     }
@@ -123,7 +123,7 @@ impl<R: Read> View<R> {
             return None;
         }
         let value = stored.register.value()?.clone();
-        let shared = self.families.covering(&key.path).map(|(_, mark)| mark.mode);
+        let shared = self.families.of_record(&key).map(|(_, mark)| mark.mode);
         let path = match key.owner {
             Some(owner) if under_eid || owner != self.eid => match Path::new(&format!("/{owner}{}", key.path)) {
                 Ok(path) => path,

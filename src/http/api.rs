@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
@@ -72,10 +73,11 @@ pub async fn get<R: Reads>(State(api): State<Shared<R>>, uri: Uri, headers: Head
 
 pub async fn put<R: Reads>(State(api): State<Shared<R>>, uri: Uri, body: Body) -> Result<Response, Problem> {
     let path = db_path(&api, &uri)?;
-    let body = to_bytes(body, VALUE_MAX_BYTES).await.map_err(|_| {
-        let detail = format!("the value is larger than {VALUE_MAX_BYTES} bytes, or the request was cut off");
+    let too_large = || {
+        let detail = format!("the value has more than {VALUE_MAX_BYTES} bytes, at most so many are allowed");
         api.refuse("value_too_long", Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-    })?;
+    };
+    let body = api.whole(body, VALUE_MAX_BYTES, too_large).await?;
     let value = utf8(&body).and_then(Value::new).map_err(|error| api.refuse("bad_path_or_value", error.into()))?;
     written(api.submit(Input::Put { path, value }).await?)
 }
@@ -136,7 +138,7 @@ pub async fn share<R: Reads>(State(api): State<Shared<R>>, uri: Uri, body: Body)
     let family = named_subtree(&api, &uri, "/v1/shared")?;
     let bad_body = |detail: String| api.refuse("share", Problem::new(StatusCode::BAD_REQUEST, detail));
     let wanted = "a body {\"mode\":\"global\"} or {\"mode\":\"unique\"} is wanted";
-    let body = to_bytes(body, SHARE_BODY_MAX_BYTES).await.map_err(|_| bad_body(wanted.to_string()))?;
+    let body = api.whole(body, SHARE_BODY_MAX_BYTES, || bad_body(wanted.to_string())).await?;
     let body: ModeJson = serde_json::from_slice(&body).map_err(|error| bad_body(format!("{wanted}: {error}")))?;
     let mode: Mode = body.mode.parse().map_err(|error| bad_body(format!("{error}")))?;
     match api.submit(Input::Share { family, mode }).await? {
@@ -171,6 +173,24 @@ impl<R: Reads> Api<R> {
             Ok(result) => Ok(result?),
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
+    }
+
+    /// Takes a body in. One that was cut off is not mistaken for one that is too large: neither is written,
+    /// but what the client has to do about it differs.
+    pub(super) async fn whole(
+        &self,
+        body: Body,
+        max_bytes: usize,
+        too_large: impl FnOnce() -> Problem,
+    ) -> Result<Bytes, Problem> {
+        to_bytes(body, max_bytes).await.map_err(|error| {
+            let error = error.into_inner();
+            if error.is::<LengthLimitError>() {
+                return too_large();
+            }
+            let detail = format!("the body of the request was cut off: {error}; nothing was written, send it again");
+            self.refuse("http_cut_off", Problem::new(StatusCode::BAD_REQUEST, detail))
+        })
     }
 
     /// Counts a refusal that did not reach the writer, which counts its own.

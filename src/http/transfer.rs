@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use axum::Json;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -31,6 +32,8 @@ const CHUNKS_WAITING_MAX: usize = 4;
 struct Line {
     owner: Option<Eid>,
     path: Path,
+    /// Null is a tombstone, so a line that was meant to have a value must not be taken for one.
+    #[serde(deserialize_with = "Option::deserialize")]
     value: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stamp: Option<String>,
@@ -66,8 +69,9 @@ struct RefusedLine {
 
 pub async fn export<R: Reads>(
     State(api): State<Shared<R>>,
-    Query(query): Query<ExportQuery>,
+    query: Result<Query<ExportQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let Query(query) = query?;
     let (chunks, stream) = mpsc::channel(CHUNKS_WAITING_MAX);
     let database = api.database.clone();
     tokio::task::spawn_blocking(move || {
@@ -104,13 +108,15 @@ fn write_line(chunk: &mut Vec<u8>, record: Record) {
 
 pub async fn import<R: Reads>(
     State(api): State<Shared<R>>,
-    Query(query): Query<ImportQuery>,
+    query: Result<Query<ImportQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = to_bytes(body, api.import_max_bytes).await.map_err(|_| {
+    let Query(query) = query?;
+    let too_large = || {
         let detail = format!("the import is larger than {} bytes: send it in parts", api.import_max_bytes);
         api.refuse("import_too_large", Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail))
-    })?;
+    };
+    let body = api.whole(body, api.import_max_bytes, too_large).await?;
     let mut refused = Vec::new();
     let mut lines = Vec::new();
     let mut numbers = Vec::new();

@@ -5,4 +5,11 @@
 
 pub mod memory;
 #[cfg(feature = "node")]
+pub mod redb;
+#[cfg(feature = "node")]
 pub mod writer;
+
+#[cfg(all(test, feature = "node"))]
+mod model_test;
+#[cfg(all(test, feature = "node"))]
+mod writer_test;

@@ -123,6 +123,12 @@ impl<R: Reads> Database<R> {
         outcome.await.map_err(|_| SubmitError::Stopping)?
     }
 
+    /// Returns when the writer has ended. As long as there is a handle only a panic ends it: an invariant
+    /// is broken, nothing can be written any more, and the node must not go on as if nothing had happened.
+    pub async fn writer_ended(&self) {
+        self.queue.closed().await;
+    }
+
     /// A consistent view of what is durable.
     pub fn view(&self) -> Result<View<R::Reader>, StoreError> {
         let families = self.published.borrow().ledger.families.clone();

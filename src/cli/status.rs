@@ -1,0 +1,283 @@
+//! `kinfolk status`: what a node knows of itself and its cluster, readable at 80 columns.
+
+use std::io::{self, Write};
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+
+use super::client::Client;
+use super::database::compact;
+use super::{Exit, Outcome, complain};
+use crate::core::family::Mode;
+use crate::status::{FollowStatus, MemberStatus, Status};
+
+const WIDTH_COLUMNS: u16 = 80;
+/// An IPv4 address and its port stay on one line, with two blanks of padding.
+const ADDRESS_COLUMNS: u16 = 23;
+
+pub fn run(client: &Client, json: bool, out: &mut dyn Write) -> Outcome {
+    let answer = client.get("/v1/status")?;
+    if !answer.ok() {
+        complain(&answer.detail());
+        return Ok(answer.exit());
+    }
+    if json {
+        writeln!(out, "{}", compact(&answer).map_err(|error| client.nonsense(&answer, error))?)?;
+        return Ok(Exit::Done);
+    }
+    let status: Status = serde_json::from_str(&answer.body).map_err(|error| client.nonsense(&answer, error))?;
+    print(&status, out)?;
+    Ok(Exit::Done)
+}
+
+fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let node = &status.node;
+    let ready = if node.ready { "ready" } else { "NOT READY" };
+    writeln!(out, "Node {}, site {}, {ready}, version {}", node.eid, node.site, node.version)?;
+    writeln!(out, "Run {} since {}, feed head {}", node.run, utc(node.since_unix_ms / 1_000), node.head)?;
+    if let Some(seconds) = node.certificate_expires_unix_s {
+        writeln!(out, "Certificate expires {}", utc(u64::try_from(seconds).unwrap_or(0)))?;
+    }
+    for alarm in &node.alarms {
+        writeln!(out, "ALARM: {alarm}")?;
+    }
+    section("Members", &members(status), out)?;
+    section("Shared families", &families(status), out)?;
+    section("Follows", &follows(status), out)
+}
+
+fn section(title: &str, table: &Table, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\n{title}")?;
+    if table.is_empty() {
+        return writeln!(out, "  none");
+    }
+    // Tables pad their last column; that is of use to nobody.
+    table.lines().try_for_each(|line| writeln!(out, "{}", line.trim_end()))
+}
+
+/// A table without lines, numbers (the named columns) to the right, EIDs (the other one) never broken.
+fn table(header: &[&str], numbers: &[usize], eid: Option<usize>) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH_COLUMNS)
+        .set_header(header.iter().copied());
+    for &column in numbers {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    if let Some(column) = eid.and_then(|eid| table.column_mut(eid)) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    table
+}
+
+fn members(status: &Status) -> Table {
+    let mut table = table(&["EID", "SITE", "ADDRESS", "STATE", "HEAD", "FAMILIES"], &[4], Some(0));
+    if let Some(address) = table.column_mut(2) {
+        address.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(ADDRESS_COLUMNS)));
+    }
+    for member in &status.members {
+        let families: Vec<String> =
+            member.families.iter().map(|(name, mode)| format!("{name} {}", letter(*mode))).collect();
+        table.add_row([
+            member.eid.to_string(),
+            member.site.clone(),
+            member.address.clone(),
+            state(member, status).to_string(),
+            number(member.head),
+            families.join("\n"),
+        ]);
+    }
+    table
+}
+
+/// As in the Shared column of `database show`.
+fn letter(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Global => "(G)",
+        Mode::Unique => "(U)",
+    }
+}
+
+fn state(member: &MemberStatus, status: &Status) -> &'static str {
+    match (member.live, member.connected) {
+        _ if member.eid == status.node.eid => "self",
+        (true, true) => "live",
+        (true, false) => "no link",
+        (false, _) => "dead",
+    }
+}
+
+fn families(status: &Status) -> Table {
+    let mut table = table(&["FAMILY", "MODE", "KEYS", "TOMBSTONES"], &[2, 3], None);
+    for family in &status.families {
+        table.add_row([
+            family.name.clone(),
+            family.mode.to_string(),
+            family.keys.to_string(),
+            family.tombstones.to_string(),
+        ]);
+    }
+    table
+}
+
+fn follows(status: &Status) -> Table {
+    let mut table = table(&["FAMILY", "SOURCE", "CLASSES", "BEHIND", "LAG", "STATE"], &[3, 4], Some(1));
+    for family in &status.families {
+        for follow in &family.follows {
+            table.add_row([
+                family.name.clone(),
+                follow.source.to_string(),
+                follow.classes.join(", "),
+                number(follow.lag_entries),
+                follow.lag_ms.map_or("-".to_string(), duration),
+                progress(follow).to_string(),
+            ]);
+        }
+    }
+    table
+}
+
+fn progress(follow: &FollowStatus) -> &'static str {
+    match (follow.connected, follow.cursor_seq, follow.lag_entries) {
+        (false, _, _) => "no link",
+        (true, None, _) => "first transfer",
+        (true, Some(_), Some(0)) => "up to date",
+        (true, Some(_), _) => "catching up",
+    }
+}
+
+fn number(number: Option<u64>) -> String {
+    number.map_or("-".to_string(), |number| number.to_string())
+}
+
+/// In the largest unit that leaves at least one.
+fn duration(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..120_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        120_000..7_200_000 => format!("{} min", ms / 60_000),
+        7_200_000..172_800_000 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} d", ms / 86_400_000),
+    }
+}
+
+/// `2026-11-22 08:55:00 UTC`. The date by Howard Hinnant's `civil_from_days`: years that begin in March put the
+/// leap day last.
+fn utc(unix_s: u64) -> String {
+    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::eid::Eid;
+    use crate::status::{FamilyStatus, NodeStatus};
+
+    fn member(last: u8, live: bool, connected: bool) -> MemberStatus {
+        MemberStatus {
+            eid: Eid::new([2, 0, 0, 0, 0, last]),
+            site: "frankfurt".to_string(),
+            address: "192.168.100.101:7480".to_string(),
+            version: "0.1.0".to_string(),
+            live,
+            connected,
+            head: live.then_some(1_234_567),
+            families: BTreeMap::from([("foo".to_string(), Mode::Global), ("hotdesk".to_string(), Mode::Unique)]),
+        }
+    }
+
+    fn status() -> Status {
+        let follow = FollowStatus {
+            source: Eid::new([2, 0, 0, 0, 0, 2]),
+            classes: vec!["local".to_string(), "near".to_string(), "far".to_string()],
+            cursor_seq: Some(7),
+            head: Some(9),
+            lag_entries: Some(2),
+            lag_ms: Some(1_250),
+            connected: true,
+        };
+        Status {
+            node: NodeStatus {
+                eid: Eid::new([2, 0, 0, 0, 0, 1]),
+                site: "frankfurt".to_string(),
+                version: "0.1.0".to_string(),
+                run: "00000000000000ab".to_string(),
+                head: 1_234_567,
+                ready: true,
+                since_unix_ms: 1_795_337_700_000,
+                certificate_expires_unix_s: Some(4_102_444_800),
+                alarms: vec!["the clock of 02:00:00:00:00:02 is 3 h ahead".to_string()],
+            },
+            members: vec![member(1, true, true), member(2, true, false), member(3, false, false)],
+            families: vec![FamilyStatus {
+                name: "foo".to_string(),
+                mode: Mode::Global,
+                keys: 10,
+                tombstones: 3,
+                follows: vec![follow],
+            }],
+        }
+    }
+
+    fn printed(status: &Status) -> String {
+        let mut out = Vec::new();
+        print(status, &mut out).expect("memory");
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn it_is_readable_at_80_columns() {
+        let text = printed(&status());
+        for line in text.lines() {
+            assert!(line.chars().count() <= usize::from(WIDTH_COLUMNS), "{line}\n{text}");
+        }
+        for part in [
+            "Node 02:00:00:00:00:01, site frankfurt, ready, version 0.1.0",
+            "since 2026-11-22 08:55:00 UTC, feed head 1234567",
+            "Certificate expires 2100-01-01 00:00:00 UTC",
+            "ALARM: the clock of 02:00:00:00:00:02",
+            "02:00:00:00:00:03",
+            "192.168.100.101:7480",
+            "local, near, far",
+            "catching up",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_node_alone_shows_that_there_is_nothing() {
+        let text = printed(&Status { members: vec![], families: vec![], ..status() });
+        assert_eq!(text.matches("  none\n").count(), 3, "{text}");
+    }
+
+    #[test]
+    fn the_json_is_read_as_it_is_written() {
+        let json = serde_json::to_string(&status()).expect("JSON");
+        assert_eq!(serde_json::from_str::<Status>(&json).expect("the same"), status());
+    }
+
+    #[test]
+    fn moments_and_durations_are_for_people() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(utc(951_782_400 + 86_399), "2000-02-29 23:59:59 UTC");
+        let durations = [0, 999, 1_000, 119_999, 120_000, 7_200_000, 172_800_000].map(duration);
+        assert_eq!(durations, ["0 ms", "999 ms", "1.0 s", "119.9 s", "2 min", "2 h", "2 d"]);
+    }
+}

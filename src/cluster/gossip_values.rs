@@ -1,0 +1,207 @@
+//! What a node gossips of itself, as keys and values, and how others' are read.
+//!
+//! Never here: records. Invariant: what others gossip is bounded and plain, or it is ignored and counted.
+
+use std::collections::BTreeMap;
+
+use crate::core::codec::PROTOCOL_VERSION;
+use crate::core::eid::Eid;
+use crate::core::family::Mode;
+use crate::core::message::HELLO_TEXT_MAX_BYTES;
+use crate::core::path::Family;
+use crate::core::storage::Run;
+use crate::core::topology::Member;
+
+const SITE: &str = "site";
+const ADDRESS: &str = "address";
+const PROTOCOL: &str = "protocol";
+const VERSION: &str = "version";
+const RUN: &str = "run";
+const HEAD: &str = "head";
+const FAMILY: &str = "family:";
+
+/// Families of one member that are looked at.
+const FAMILIES_MAX: usize = 4_096;
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Own {
+    pub site: String,
+    pub address: String,
+    pub version: String,
+    pub run: Run,
+    pub head: u64,
+    pub families: BTreeMap<Family, Mode>,
+}
+
+impl Own {
+    /// The keys and values, and how many families did not fit into `families_max_bytes`.
+    pub fn values(&self, families_max_bytes: usize) -> (BTreeMap<String, String>, usize) {
+        let mut values = BTreeMap::from([
+            (SITE.to_string(), self.site.clone()),
+            (ADDRESS.to_string(), self.address.clone()),
+            (PROTOCOL.to_string(), PROTOCOL_VERSION.to_string()),
+            (VERSION.to_string(), self.version.clone()),
+            (RUN.to_string(), self.run.to_string()),
+            (HEAD.to_string(), self.head.to_string()),
+        ]);
+        let (mut bytes, mut left_out) = (0, 0);
+        for (family, mode) in &self.families {
+            let key = format!("{FAMILY}{family}");
+            if bytes + key.len() + mode.as_str().len() > families_max_bytes {
+                left_out += 1;
+                continue;
+            }
+            bytes += key.len() + mode.as_str().len();
+            values.insert(key, mode.to_string());
+        }
+        (values, left_out)
+    }
+}
+
+/// Whether a key is one that a node sets, so that stale ones of a former set can be found.
+pub(super) fn is_family(key: &str) -> bool {
+    key.starts_with(FAMILY)
+}
+
+/// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
+/// make no sense.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Read {
+    pub member: Option<Member>,
+    pub ignored: u64,
+}
+
+/// Reads what `eid` gossips. `live` and `connected` are the caller's to fill in.
+pub(super) fn read<'a>(eid: Eid, values: impl Iterator<Item = (&'a str, &'a str)>) -> Read {
+    let mut found = Found::default();
+    let mut ignored = 0;
+    for (key, value) in values {
+        if found.take(key, value).is_none() {
+            ignored += 1;
+        }
+    }
+    Read { member: found.member(eid), ignored }
+}
+
+#[derive(Default)]
+struct Found {
+    site: Option<String>,
+    address: Option<String>,
+    protocol_version: Option<u8>,
+    version: String,
+    run: Option<Run>,
+    head: u64,
+    families: BTreeMap<Family, Mode>,
+}
+
+impl Found {
+    /// None if the value makes no sense. Keys of later versions are passed over.
+    fn take(&mut self, key: &str, value: &str) -> Option<()> {
+        match key {
+            SITE => self.site = Some(plain(value)?),
+            ADDRESS => self.address = Some(address(value)?),
+            PROTOCOL => self.protocol_version = Some(value.parse().ok()?),
+            VERSION => self.version = plain(value)?,
+            RUN => self.run = Some(value.parse().ok()?),
+            HEAD => self.head = value.parse().ok()?,
+            _ => {
+                let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
+                if self.families.len() >= FAMILIES_MAX {
+                    return None;
+                }
+                self.families.insert(Family::new(family).ok()?, value.parse().ok()?);
+            }
+        }
+        Some(())
+    }
+
+    fn member(self, eid: Eid) -> Option<Member> {
+        Some(Member {
+            eid,
+            run: self.run?,
+            site: self.site?,
+            address: self.address?,
+            protocol_version: self.protocol_version?,
+            version: self.version,
+            families: self.families,
+            head: self.head,
+            live: false,
+            connected: false,
+        })
+    }
+}
+
+fn plain(text: &str) -> Option<String> {
+    let plain = !text.is_empty() && text.len() <= HELLO_TEXT_MAX_BYTES && !text.contains(char::is_control);
+    plain.then(|| text.to_string())
+}
+
+/// `host:port` with a port to dial.
+fn address(text: &str) -> Option<String> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    if host.is_empty() || port == 0 { None } else { plain(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EID: Eid = Eid::new([2, 0, 0, 0, 0, 1]);
+
+    fn own() -> Own {
+        let families = [("foo", Mode::Global), ("cidname/unique", Mode::Unique)];
+        Own {
+            site: "here".into(),
+            address: "[::1]:7480".into(),
+            version: "1.2.3".into(),
+            run: Run(0xabc),
+            head: 7,
+            families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
+        }
+    }
+
+    fn pairs(values: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+        values.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    #[test]
+    fn what_a_node_says_is_what_others_read() {
+        let (values, left_out) = own().values(1_000);
+        let Read { member, ignored } = read(EID, pairs(&values));
+        let member = member.expect("complete");
+        assert_eq!((ignored, left_out), (0, 0));
+        assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
+        assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
+        assert_eq!(member.protocol_version, PROTOCOL_VERSION);
+    }
+
+    #[test]
+    fn families_that_do_not_fit_are_left_out_and_counted() {
+        let (values, left_out) = own().values(20);
+        assert_eq!(left_out, 1);
+        assert_eq!(values.keys().filter(|key| is_family(key)).count(), 1);
+    }
+
+    #[test]
+    fn values_without_sense_are_ignored_and_counted_and_the_others_are_read() {
+        let (mut values, _) = own().values(1_000);
+        for (key, value) in [("head", "-1"), ("family:a//b", "global"), ("family:b", "both"), ("version", "a\nb")] {
+            values.insert(key.into(), value.into());
+        }
+        values.insert("of a later version".into(), "whatever".into());
+        let Read { member, ignored } = read(EID, pairs(&values));
+        let member = member.expect("complete");
+        assert_eq!(ignored, 4);
+        assert_eq!((member.head, member.families), (0, own().families));
+    }
+
+    #[test]
+    fn a_member_of_which_too_little_is_known_is_none_yet() {
+        assert_eq!(read(EID, std::iter::empty()), Read::default());
+        for bad in ["nowhere", ":7480", "host:0", "host:x"] {
+            assert_eq!(read(EID, [("address", bad)].into_iter()).ignored, 1, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Everything between nodes: identities, the mesh of QUIC connections, and membership.
+//!
+//! Never here: records, the store, the wall clock (whoever needs it is handed it), the rules of who
+//! follows whom (those are pure, in [`core::topology`](crate::core::topology)).
+//!
+//! Invariants: no byte of a peer is looked at before its certificate is verified; at most one connection
+//! to a peer is kept; every queue has a bound; a slow, dead or hostile peer costs the others nothing.
+
+mod counters;
+pub mod frames;
+mod gossip;
+mod gossip_transport;
+mod gossip_values;
+mod members;
+mod mesh;
+pub mod streams;
+pub mod tls;
+
+pub use counters::{Counter, Counters, REFUSALS};
+pub use gossip::{Gossip, GossipConfig, GossipError};
+pub use mesh::{
+    DEFAULT_PORT, GossipMessage, Incoming, Mesh, MeshConfig, MeshError, OpenError, PeerInfo, Peers, Traffic,
+};
+
+#[cfg(test)]
+mod tests;

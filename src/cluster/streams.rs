@@ -1,0 +1,252 @@
+//! Drives the follow sessions of [`core::session`](crate::core::session) over the mesh: serves the streams
+//! that peers open, and keeps one stream open to every source that the plan names.
+//!
+//! Never here: what is asked or sent (the sessions decide), who follows whom (the topology decides).
+//! Invariants: what a follower read is durable before it reads on; a follower that ends is made anew from
+//! its durable cursor; a peer that says what a correct one does not say is left alone for a while.
+
+mod follow;
+mod serve;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::follow::Follow;
+pub use self::follow::Progress;
+use super::mesh::Mesh;
+use crate::core::eid::Eid;
+use crate::core::family::Mode;
+use crate::core::path::Family;
+use crate::core::record::Classes;
+use crate::core::replica::Input;
+use crate::core::storage::Reads;
+use crate::core::topology::{self, Member, ModeConflict};
+use crate::store::writer::{Database, Published};
+
+/// Limits and times of the follow streams.
+#[derive(Clone, Debug)]
+pub struct StreamsConfig {
+    pub site: String,
+    /// A live member that cannot be connected for this long is reached through the neighbours.
+    pub unreachable_patience_ms: u64,
+    /// How often a source tells a quiet follower that it is complete further, at most.
+    pub idle_frame_ms: u64,
+    /// The longest a peer may take to say what it wants, or to answer.
+    pub request_timeout_ms: u64,
+    /// The pause after a stream that broke doubles from here …
+    pub backoff_min_ms: u64,
+    /// … to here.
+    pub backoff_max_ms: u64,
+}
+
+impl Default for StreamsConfig {
+    fn default() -> Self {
+        Self {
+            site: "default".into(),
+            unreachable_patience_ms: 10_000,
+            idle_frame_ms: 1_000,
+            request_timeout_ms: 5_000,
+            backoff_min_ms: 50,
+            backoff_max_ms: 2_000,
+        }
+    }
+}
+
+/// Members as membership publishes them.
+pub type Members = Arc<Vec<Member>>;
+
+/// How far each followed stream is, by source and family.
+pub type Follows = BTreeMap<(Eid, Family), Progress>;
+
+/// What the streams tell the node.
+#[derive(Clone)]
+pub struct Streams {
+    follows: watch::Sender<Follows>,
+    conflicts: watch::Sender<Vec<ModeConflict>>,
+}
+
+impl Streams {
+    /// How far each followed stream is now.
+    pub fn follows(&self) -> Follows {
+        self.follows.borrow().clone()
+    }
+
+    /// Changes when a stream gets further, breaks or is planned.
+    pub fn watch_follows(&self) -> watch::Receiver<Follows> {
+        self.follows.subscribe()
+    }
+
+    /// Members that share a family of this node in the other mode.
+    pub fn conflicts(&self) -> Vec<ModeConflict> {
+        self.conflicts.borrow().clone()
+    }
+
+    /// Whether this node has, of some source, every family that it follows there.
+    pub fn caught_up_with_one(&self) -> bool {
+        let follows = self.follows.borrow();
+        let sources: BTreeSet<Eid> = follows.keys().map(|(source, _)| *source).collect();
+        sources
+            .into_iter()
+            .any(|source| follows.iter().filter(|((of, _), _)| *of == source).all(|(_, progress)| progress.caught_up))
+    }
+}
+
+/// Everything a task of this room needs.
+struct Room<R> {
+    config: StreamsConfig,
+    mesh: Mesh,
+    database: Database<R>,
+    streams: Streams,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+}
+
+type Shared<R> = Arc<Room<R>>;
+
+/// Starts serving and following.
+pub fn start<R: Reads>(
+    config: StreamsConfig,
+    mesh: Mesh,
+    database: Database<R>,
+    members: watch::Receiver<Members>,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+) -> Streams {
+    let streams = Streams { follows: watch::Sender::default(), conflicts: watch::Sender::default() };
+    let room = Arc::new(Room { config, mesh, database, streams: streams.clone(), tracker, cancel });
+    room.tracker.spawn(serve::run(room.clone()));
+    room.tracker.spawn(Planner::new(room.clone(), members).run());
+    streams
+}
+
+/// Keeps the running follow streams equal to the plan.
+struct Planner<R> {
+    room: Shared<R>,
+    members: watch::Receiver<Members>,
+    published: watch::Receiver<Arc<Published>>,
+    /// Since when a live member has not been connected.
+    missed: BTreeMap<Eid, Instant>,
+    running: BTreeMap<(Eid, Family), (Classes, CancellationToken)>,
+    told_elsewhere: BTreeMap<Family, Vec<(Eid, Mode)>>,
+}
+
+impl<R: Reads> Planner<R> {
+    fn new(room: Shared<R>, members: watch::Receiver<Members>) -> Self {
+        let published = room.database.watch();
+        Self {
+            room,
+            members,
+            published,
+            missed: BTreeMap::new(),
+            running: BTreeMap::new(),
+            told_elsewhere: BTreeMap::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        let cancel = self.room.cancel.clone();
+        let step = async {
+            loop {
+                self.replan().await;
+                if self.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        cancel.run_until_cancelled(step).await;
+    }
+
+    /// Waits until members or shared families change, or a member has been missed for long enough.
+    async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        let families = self.published.borrow_and_update().ledger.families.clone();
+        let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
+        let out_of_patience =
+            self.missed.values().map(|since| *since + patience).filter(|at| *at > Instant::now()).min();
+        let patience_ends = async {
+            match out_of_patience {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let families_change = self.published.wait_for(|published| !Arc::ptr_eq(&published.ledger.families, &families));
+        tokio::select! {
+            biased;
+            changed = self.members.changed() => changed,
+            changed = families_change => changed.map(|_| ()),
+            () = patience_ends => Ok(()),
+        }
+    }
+
+    async fn replan(&mut self) {
+        let members = self.members.borrow_and_update().clone();
+        self.tell_elsewhere(&members).await;
+        let shared = self.room.database.published().ledger.families.shared();
+        let plan = topology::plan(self.room.mesh.eid(), &shared, &self.within_patience(&members));
+        self.room.streams.conflicts.send_if_modified(|conflicts| {
+            let changed = *conflicts != plan.conflicts;
+            if changed {
+                for ModeConflict { family, member, mode } in &plan.conflicts {
+                    tracing::error!(%family, %member, theirs = %mode, "a member shares a family in the other mode: no exchange");
+                }
+                conflicts.clone_from(&plan.conflicts);
+            }
+            changed
+        });
+        self.running.retain(|key, (classes, cancel)| {
+            let stays = plan.follow.get(key) == Some(classes);
+            if !stays {
+                cancel.cancel();
+            }
+            stays
+        });
+        self.room.streams.follows.send_modify(|follows| follows.retain(|key, _| plan.follow.contains_key(key)));
+        for ((source, family), classes) in plan.follow {
+            if self.running.contains_key(&(source, family.clone())) {
+                continue;
+            }
+            let crossing = members.iter().any(|member| member.eid == source && member.site != self.room.config.site);
+            let cancel = self.room.cancel.child_token();
+            let follow = Follow::new(self.room.clone(), source, crossing, family.clone(), shared[&family], classes);
+            let task_cancel = cancel.clone();
+            self.room.tracker.spawn(async move { task_cancel.run_until_cancelled(follow.run()).await });
+            self.running.insert((source, family), (classes, cancel));
+        }
+    }
+
+    /// The writer refuses to share a family in another mode than a live member: it must know theirs.
+    async fn tell_elsewhere(&mut self, members: &[Member]) {
+        let me = self.room.mesh.eid();
+        let others: Vec<Member> = members.iter().filter(|member| member.eid != me).cloned().collect();
+        let modes = topology::modes_elsewhere(&others);
+        if modes != self.told_elsewhere
+            && self.room.database.submit(Input::Elsewhere { modes: modes.clone() }).await.is_ok()
+        {
+            self.told_elsewhere = modes;
+        }
+    }
+
+    /// The members, less those that were lost a moment ago: a member is out of reach only when it has been
+    /// believed alive without a connection for a while, else every restart would ask for everything.
+    fn within_patience(&mut self, members: &[Member]) -> Vec<Member> {
+        let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
+        let me = self.room.mesh.eid();
+        let now = Instant::now();
+        let missing: BTreeSet<Eid> = members
+            .iter()
+            .filter(|member| member.eid != me && member.live && !member.connected)
+            .map(|member| member.eid)
+            .collect();
+        self.missed.retain(|eid, _| missing.contains(eid));
+        for eid in missing {
+            self.missed.entry(eid).or_insert(now);
+        }
+        let just_missed = |member: &&Member| self.missed.get(&member.eid).is_some_and(|since| now < *since + patience);
+        members.iter().filter(|member| !just_missed(member)).cloned().collect()
+    }
+}

@@ -1,0 +1,211 @@
+//! The follower's side: one task for each source and family.
+
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream};
+use tokio::time::Instant;
+
+use super::Shared;
+use super::serve::refuse;
+use crate::cluster::frames::{FrameError, read_frame, read_message, write_frame};
+use crate::cluster::mesh::OpenError;
+use crate::core::codec::{self, FRAME_MAX_BYTES};
+use crate::core::eid::Eid;
+use crate::core::family::Mode;
+use crate::core::message::{Entries, FollowReply};
+use crate::core::path::Family;
+use crate::core::record::Classes;
+use crate::core::replica::{Apply, Input, Outcome, Refusal};
+use crate::core::session::{Follower, Next, Violation};
+use crate::core::storage::{Reads, StoreError};
+use crate::store::writer::SubmitError;
+
+/// How far one followed stream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The scope of the present stream.
+    pub classes: Classes,
+    pub cursor_seq: u64,
+    /// The source's head when last heard of.
+    pub head: u64,
+    pub connected: bool,
+    pub caught_up: bool,
+    /// When this follower last had everything that it knew of; none: not since it began.
+    pub last_current: Option<Instant>,
+    pub since: Instant,
+}
+
+impl Progress {
+    pub fn lag_entries(&self) -> u64 {
+        self.head.saturating_sub(self.cursor_seq)
+    }
+
+    /// How long it has been behind: since it was last current, or since it began.
+    pub fn lag(&self, now: Instant) -> Duration {
+        if self.caught_up && self.connected {
+            return Duration::ZERO;
+        }
+        now.saturating_duration_since(self.last_current.unwrap_or(self.since))
+    }
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the source broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    #[error("what the source sent was refused: {0}")]
+    Refused(Refusal),
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the source does not share the family as we do")]
+    NotShared,
+}
+
+pub(super) struct Follow<R> {
+    room: Shared<R>,
+    source: Eid,
+    crossing: bool,
+    family: Family,
+    mode: Mode,
+    classes: Classes,
+}
+
+impl<R: Reads> Follow<R> {
+    pub fn new(room: Shared<R>, source: Eid, crossing: bool, family: Family, mode: Mode, classes: Classes) -> Self {
+        Self { room, source, crossing, family, mode, classes }
+    }
+
+    /// Follows for ever; whoever planned it cancels it.
+    pub async fn run(self) {
+        let mut backoff_ms = self.room.config.backoff_min_ms;
+        loop {
+            let (error, was_current) = self.follow().await;
+            self.publish(|progress| progress.connected = false);
+            self.report(&error);
+            backoff_ms = match (was_current, &error) {
+                (true, _) => self.room.config.backoff_min_ms,
+                (false, _) => (backoff_ms * 2).min(self.room.config.backoff_max_ms),
+            };
+            #[expect(clippy::disallowed_methods, reason = "jitter, so that followers do not come back all at once")]
+            let pause_ms = rand::random_range(backoff_ms / 2..=backoff_ms);
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        }
+    }
+
+    fn report(&self, error: &FollowError) {
+        let (source, family) = (self.source, &self.family);
+        match error {
+            FollowError::Frame(error) => refuse(&self.room, source, error),
+            FollowError::Refused(_) | FollowError::Violation(_) => {
+                if self.room.mesh.counters().refuse("follow") {
+                    tracing::error!(%source, %family, %error, "following failed; nothing was skipped, it is tried again");
+                }
+            }
+            FollowError::Store(_) | FollowError::Submit(SubmitError::Store(_)) => {
+                tracing::error!(%source, %family, %error, "following failed: the store");
+            }
+            _ => tracing::debug!(%source, %family, %error, "following ended"),
+        }
+    }
+
+    /// Follows over one stream after another until something ends it. Says why, and whether it was current
+    /// in between.
+    async fn follow(&self) -> (FollowError, bool) {
+        let follower = self.room.database.view().and_then(|view| {
+            Follower::new(&view.read, self.source, self.crossing, self.family.clone(), self.mode, self.classes)
+        });
+        let mut follower = match follower {
+            Ok(follower) => follower,
+            Err(error) => return (error.into(), false),
+        };
+        let mut was_current = false;
+        loop {
+            if let Err(error) = self.stream(&mut follower, &mut was_current).await {
+                return (error, was_current);
+            }
+        }
+    }
+
+    /// One stream, to the point where the session wants another one.
+    async fn stream(&self, follower: &mut Follower, was_current: &mut bool) -> Result<(), FollowError> {
+        let (mut send, mut recv) = self.room.mesh.open_bi(self.source).await?;
+        let timeout = Duration::from_millis(self.room.config.request_timeout_ms);
+        write_frame(&mut send, &follower.request()).await?;
+        let reply: FollowReply = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+        let mut next = follower.on_reply(reply)?;
+        loop {
+            match next {
+                Next::Read => self.publish_follower(follower, was_current),
+                Next::Apply(apply) => {
+                    self.apply(apply).await?;
+                    self.publish_follower(follower, was_current);
+                }
+                Next::ApplyThenReopen(apply) => {
+                    self.apply(apply).await?;
+                    break;
+                }
+                Next::Reopen => break,
+                Next::GiveUp { .. } => return Err(FollowError::NotShared),
+            }
+            let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
+            let entries: Entries = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+            next = follower.on_entries(entries)?;
+        }
+        close(send, recv);
+        Ok(())
+    }
+
+    /// Returns when the records and the cursor are durable.
+    async fn apply(&self, apply: Apply) -> Result<(), FollowError> {
+        match self.room.database.submit(Input::Apply(apply)).await? {
+            Outcome::Applied(_) => Ok(()),
+            // Unshared here a moment ago: the planner ends this task.
+            Outcome::Refused(Refusal::NotShared(_)) => Err(FollowError::NotShared),
+            Outcome::Refused(refusal) => Err(FollowError::Refused(refusal)),
+            other => unreachable!("records are applied or refused, not {other:?}"),
+        }
+    }
+
+    fn publish_follower(&self, follower: &Follower, was_current: &mut bool) {
+        let caught_up = follower.caught_up();
+        *was_current |= caught_up;
+        self.publish(|progress| {
+            progress.classes = follower.asked();
+            progress.cursor_seq = follower.cursor_seq();
+            progress.head = follower.head();
+            progress.connected = true;
+            progress.caught_up = caught_up;
+            if caught_up {
+                progress.last_current = Some(Instant::now());
+            }
+        });
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Progress)) {
+        let fresh = || Progress {
+            classes: self.classes,
+            cursor_seq: 0,
+            head: 0,
+            connected: false,
+            caught_up: false,
+            last_current: None,
+            since: Instant::now(),
+        };
+        self.room.streams.follows.send_modify(|follows| {
+            change(follows.entry((self.source, self.family.clone())).or_insert_with(fresh));
+        });
+    }
+}
+
+/// Ends a stream from our side; the source sees that it is not wanted any more.
+fn close(mut send: SendStream, mut recv: RecvStream) {
+    let _ = send.finish();
+    let _ = recv.stop(0u32.into());
+}

@@ -1,0 +1,124 @@
+//! The source's side: answers each follower that opens a stream, and sends what its change feed has.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Shared;
+use crate::cluster::frames::{FrameError, read_message, write_frame};
+use crate::cluster::mesh::Incoming;
+use crate::core::codec::FRAME_MAX_BYTES;
+use crate::core::eid::Eid;
+use crate::core::message::{Entries, Follow};
+use crate::core::session::Source;
+use crate::core::storage::{Reads, StoreError};
+
+/// Why serving a stream ended, other than that the follower went away.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+pub async fn run<R: Reads>(room: Shared<R>) {
+    let mut incoming = room.mesh.take_incoming().expect("only this task takes the streams");
+    let take = async {
+        while let Some(stream) = incoming.recv().await {
+            let room = room.clone();
+            room.tracker.clone().spawn(async move {
+                room.cancel.clone().run_until_cancelled(serve(&room, stream)).await;
+            });
+        }
+    };
+    room.cancel.run_until_cancelled(take).await;
+}
+
+async fn serve<R: Reads>(room: &Shared<R>, stream: Incoming) {
+    let peer = stream.peer;
+    match serve_stream(room, stream).await {
+        Ok(()) => {}
+        Err(ServeError::Frame(error)) => refuse(room, peer, &error),
+        Err(ServeError::Store(error)) => tracing::error!(%peer, %error, "serving a follower failed: the store"),
+    }
+}
+
+/// Counts and logs what a peer did wrong; a stream that merely broke is nobody's fault.
+pub(super) fn refuse<R: Reads>(room: &Shared<R>, peer: Eid, error: &FrameError) {
+    match error.reason() {
+        Some(reason) => {
+            if room.mesh.counters().refuse(reason) {
+                tracing::warn!(%peer, %error, reason, "a peer's stream was refused");
+            }
+        }
+        None => tracing::debug!(%peer, %error, "a stream ended"),
+    }
+}
+
+async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<(), ServeError> {
+    let Incoming { peer, mut send, mut recv, .. } = stream;
+    let timeout = Duration::from_millis(room.config.request_timeout_ms);
+    let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+    // Subscribed before the feed is read: a write in between wakes, none is missed.
+    let mut wakes = room.database.wakes(&request.family);
+    let (reply, source) = {
+        let view = room.database.view()?;
+        Source::open(&view.read, &view.families, &request)?
+    };
+    tracing::debug!(%peer, family = %request.family, classes = %request.classes, ?reply, "follower");
+    write_frame(&mut send, &reply).await?;
+    let Some(mut source) = source else {
+        let _ = send.finish();
+        return Ok(());
+    };
+    loop {
+        wakes.borrow_and_update();
+        let (next, entries) = next_page(room, source).await?;
+        source = next;
+        // A family that is no longer shared as it was is not served a moment longer.
+        if !source.still_serves(&room.database.published().ledger.families) {
+            let _ = send.finish();
+            return Ok(());
+        }
+        match entries {
+            Some(entries) => write_frame(&mut send, &entries).await?,
+            None => {
+                let stopped = send.stopped();
+                if idle(room, &mut wakes, stopped).await.is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Reads the feed off the async threads.
+async fn next_page<R: Reads>(room: &Shared<R>, mut source: Source) -> Result<(Source, Option<Entries>), StoreError> {
+    let database = room.database.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let view = database.view()?;
+        let entries = source.next(&view.read)?;
+        Ok((source, entries))
+    });
+    match read.await {
+        Ok(result) => result,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// Waits until the family has something new, or it is time to say how far it is complete. Breaks when the
+/// follower has gone.
+async fn idle<R: Reads>(
+    room: &Shared<R>,
+    wakes: &mut watch::Receiver<u64>,
+    stopped: impl Future<Output = Result<Option<quinn::VarInt>, quinn::StoppedError>>,
+) -> std::ops::ControlFlow<()> {
+    use std::ops::ControlFlow::{Break, Continue};
+    tokio::select! {
+        biased;
+        _ = stopped => Break(()),
+        woken = wakes.changed() => if woken.is_ok() { Continue(()) } else { Break(()) },
+        () = tokio::time::sleep(Duration::from_millis(room.config.idle_frame_ms)) => Continue(()),
+    }
+}

@@ -1,0 +1,402 @@
+//! A running node: opens everything, wires the rooms together, and takes them down in order.
+//!
+//! The only place that reads the wall clock, draws the run's random id and owns the tasks: every task is
+//! spawned on one tracker and ends when one token is cancelled.
+
+mod alarms;
+mod report;
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::alarms::Alarms;
+use self::report::Reporter;
+use crate::cluster::streams::{self, Streams, StreamsConfig};
+use crate::cluster::tls::{Identity, TlsError};
+use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError};
+use crate::config::Config;
+use crate::core::clock::UnixMs;
+use crate::core::eid::Eid;
+use crate::core::family::{Mode, ShareError};
+use crate::core::path::Family;
+use crate::core::replica::{Input, Outcome, Refusal, Replica, Settings};
+use crate::core::storage::{Reads, Run, StoreError};
+use crate::http::{self, Api};
+use crate::metrics::Metrics;
+use crate::store::redb::{Options, RedbReads, RedbStore};
+use crate::store::writer::{self, BatchReport, Database, SubmitError, WriterLimits};
+
+/// How long tasks may take to end when the node stops.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// Without a reachable peer a node is ready after this long: it may be the first.
+const LONELY_READY: Duration = Duration::from_secs(5);
+/// How often the feed's head and the shared families are handed to the gossip, at most.
+const ANNOUNCE_GAP: Duration = Duration::from_millis(200);
+/// How often a certificate that expires soon is warned of.
+const EXPIRY_CHECK_GAP: Duration = Duration::from_secs(24 * 3_600);
+/// A certificate is warned of when it expires within this long.
+const EXPIRY_WARNING_S: i64 = 30 * 86_400;
+
+/// Why a node did not start, or did not stop as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("the configuration says eid = \"{configured}\", the certificate says {certificate}: change one of them")]
+    OtherEid { configured: Eid, certificate: Eid },
+    #[error("{dir}: {error}", dir = dir.display())]
+    Store { dir: PathBuf, error: StoreError },
+    #[error("{0}")]
+    Submit(#[from] SubmitError),
+    #[error(
+        "[shared] {family} = \"{wanted}\": the store says {stored}; a mode cannot be changed, unshare the family first"
+    )]
+    ModeConflict { family: Family, wanted: Mode, stored: Mode },
+    #[error("[shared] {family}: {refusal}")]
+    Share { family: Family, refusal: Refusal },
+    #[error("{0}")]
+    Mesh(#[from] MeshError),
+    #[error("{0}")]
+    Gossip(#[from] GossipError),
+    #[error("the token file {file} {what}")]
+    Token { file: PathBuf, what: String },
+    #[error("cannot listen for HTTP on {listen}: {error}; is another node running here?")]
+    Listen { listen: std::net::SocketAddr, error: std::io::Error },
+    #[error(
+        "the writer has ended: an invariant is broken (the panic before this says which). The node stops, since it could \
+         not take a write any more; what it acknowledged is durable"
+    )]
+    WriterEnded,
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// The wall clock, in milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub fn unix_ms() -> UnixMs {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Runs a node until it is told to stop (SIGTERM or SIGINT).
+pub fn run(config: Config) -> Result<(), NodeError> {
+    init_logs();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let node = Node::start(config).await?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let told = async {
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+                _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+            }
+        };
+        let ended = until_told(&node.database, told).await;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        match ended {
+            Ok(()) => node.stop().await,
+            Err(_) => node.cancel.cancel(),
+        }
+        ended
+    });
+    // A read that waits for a slow client must not keep the process from ending.
+    runtime.shutdown_timeout(STOP_MAX);
+    result
+}
+
+/// Waits until the node is told to stop, or can take no write any more.
+async fn until_told<R: Reads>(database: &Database<R>, told: impl Future<Output = ()>) -> Result<(), NodeError> {
+    tokio::select! {
+        biased;
+        () = database.writer_ended() => Err(NodeError::WriterEnded),
+        () = told => Ok(()),
+    }
+}
+
+/// One line a message on standard error; `KINFOLK_LOG` filters (`info`, `kinfolk=debug`, …).
+fn init_logs() {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KINFOLK_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,chitchat=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second node in one process keeps the first one's logs.
+    let _ = builder.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+/// A node that runs.
+pub struct Node {
+    database: Database<RedbReads>,
+    writer: writer::Writer,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+    http: std::net::SocketAddr,
+    cluster: std::net::SocketAddr,
+    streams: Streams,
+}
+
+impl Node {
+    /// Opens the store, then the cluster endpoint, then HTTP. It returns when all of them work.
+    pub async fn start(config: Config) -> Result<Self, NodeError> {
+        let now_s = unix_ms() / 1_000;
+        let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key, now_s)?;
+        let eid = identity.eid();
+        if let Some(configured) = config.eid.filter(|configured| *configured != eid) {
+            return Err(NodeError::OtherEid { configured, certificate: eid });
+        }
+        let token = read_token(&config)?;
+        let replica = open_replica(&config, eid)?;
+        let run = replica.run();
+        let metrics = Arc::new(Metrics::new(&eid.to_string(), &config.site, env!("CARGO_PKG_VERSION")));
+        let alarms = Alarms::default();
+        let limits = WriterLimits { queue_max: config.limits.writer_queue_max, batch_max: config.limits.batch_max };
+        let on_batch = observer(metrics.clone(), alarms.clone());
+        let (database, writer) = writer::start(replica, limits, unix_ms, on_batch)?;
+
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let expires_unix_s = identity.expires_unix_s();
+        let mesh = Mesh::start(mesh_config(&config), identity, run, tracker.clone(), cancel.clone()).await?;
+        let gossip_config = GossipConfig {
+            interval_ms: config.gossip.interval_ms,
+            dead_node_grace_ms: config.gossip.dead_node_grace_s * 1_000,
+            ..GossipConfig::new(unix_ms())
+        };
+        let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
+        let streams_config = StreamsConfig { site: config.site.clone(), ..StreamsConfig::default() };
+        let streams = streams::start(
+            streams_config,
+            mesh.clone(),
+            database.clone(),
+            gossip.members(),
+            tracker.clone(),
+            cancel.clone(),
+        );
+        database.submit(Input::Admit).await?;
+
+        let ready = Arc::new(AtomicBool::new(false));
+        let spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let cancel = cancel.clone();
+            tracker.spawn(async move { cancel.run_until_cancelled(task).await });
+        };
+        spawn(Box::pin(become_ready(ready.clone(), mesh.clone(), streams.clone())));
+        spawn(Box::pin(announce(database.clone(), gossip.clone())));
+        spawn(Box::pin(warn_of_expiry(expires_unix_s)));
+
+        let (cluster, stop) = (mesh.local_address()?, cancel.clone());
+        let reporter = Reporter {
+            database: database.clone(),
+            mesh,
+            gossip,
+            streams: streams.clone(),
+            alarms,
+            ready,
+            site: config.site.clone(),
+            since_unix_ms: unix_ms(),
+            certificate_expires_unix_s: expires_unix_s,
+        };
+        let api = Api {
+            database: database.clone(),
+            metrics,
+            status: Arc::new(move || reporter.report()),
+            token,
+            import_max_bytes: config.limits.http_body_max_bytes,
+        };
+        let listen = config.http.listen;
+        let listener = TcpListener::bind(listen).await.map_err(|error| NodeError::Listen { listen, error })?;
+        let http = listener.local_addr()?;
+        tracker.spawn(async move {
+            let listener = http::LimitedListener::new(listener, http::ConnectionLimits::default());
+            let server = axum::serve(listener, http::router(api)).with_graceful_shutdown(stop.cancelled_owned());
+            if let Err(error) = server.await {
+                tracing::error!(%error, "HTTP ended");
+            }
+        });
+        tracing::info!(%eid, %run, site = config.site, %cluster, %http, data_dir = %config.data_dir.display(), "node is up");
+        Ok(Self { database, writer, tracker, cancel, http, cluster, streams })
+    }
+
+    pub fn database(&self) -> &Database<RedbReads> {
+        &self.database
+    }
+
+    /// Where HTTP listens.
+    pub fn http_address(&self) -> std::net::SocketAddr {
+        self.http
+    }
+
+    /// Where the cluster endpoint listens.
+    pub fn cluster_address(&self) -> std::net::SocketAddr {
+        self.cluster
+    }
+
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Ends all tasks, then the writer, which closes the store.
+    pub async fn stop(self) {
+        self.cancel.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(STOP_MAX, self.tracker.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tracker.len(), "tasks did not end in time; what is acknowledged is durable");
+            return;
+        }
+        drop(self.database);
+        drop(self.streams);
+        let joined = tokio::task::spawn_blocking(move || self.writer.join());
+        match tokio::time::timeout(STOP_MAX, joined).await {
+            Ok(Ok(())) => tracing::info!("stopped"),
+            Ok(Err(panicked)) => std::panic::resume_unwind(panicked.into_panic()),
+            Err(_) => tracing::warn!("the writer did not end in time; what is acknowledged is durable"),
+        }
+    }
+}
+
+fn read_token(config: &Config) -> Result<Option<String>, NodeError> {
+    let Some(file) = &config.http.token_file else { return Ok(None) };
+    let fault = |what: String| NodeError::Token { file: file.clone(), what };
+    let text = std::fs::read_to_string(file).map_err(|error| fault(format!("cannot be read: {error}")))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(fault("is empty: put a long random text into it".to_string()));
+    }
+    Ok(Some(token.to_string()))
+}
+
+/// Opens the store and sets the marks of the configuration, before anyone can connect.
+fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeError> {
+    let fault = |error| NodeError::Store { dir: config.data_dir.clone(), error };
+    let options = Options { cache_bytes: config.limits.store_cache_bytes, ..Options::new(eid) };
+    let store = RedbStore::open(&config.data_dir, &options).map_err(fault)?;
+    let settings = Settings {
+        eid,
+        limits: config.limits.of_input(),
+        max_clock_drift_ms: config.clock.max_clock_drift_ms,
+        never_globally: config.never_shared.clone(),
+    };
+    #[expect(clippy::disallowed_methods, reason = "the one draw of the run's id")]
+    let mut replica = Replica::open(store, settings, Run(rand::random()), unix_ms()).map_err(fault)?;
+    for (family, mode) in &config.shared {
+        let input = Input::Share { family: family.clone(), mode: *mode };
+        let outcome = replica.handle(vec![input], unix_ms()).map_err(fault)?.outcomes.remove(0);
+        match outcome {
+            Outcome::Refused(Refusal::Share(ShareError::AlreadyShared(family))) => {
+                let stored = replica.ledger().families.mark(&family).expect("it is shared already").mode;
+                if stored != *mode {
+                    return Err(NodeError::ModeConflict { family, wanted: *mode, stored });
+                }
+            }
+            Outcome::Refused(refusal) => return Err(NodeError::Share { family: family.clone(), refusal }),
+            _ => {}
+        }
+    }
+    Ok(replica)
+}
+
+/// Counts each batch, raises its alarms and logs its failure.
+fn observer(metrics: Arc<Metrics>, alarms: Alarms) -> impl FnMut(BatchReport<'_>) + Send + 'static {
+    move |report| {
+        metrics.count_batch(&report);
+        match report.result {
+            Ok(committed) => {
+                for alarm in &committed.alarms {
+                    alarms.raise(alarm, unix_ms());
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, inputs = report.inputs, "a batch was not written; its writers were told")
+            }
+        }
+    }
+}
+
+fn mesh_config(config: &Config) -> MeshConfig {
+    MeshConfig {
+        cluster: config.cluster.name.clone(),
+        site: config.site.clone(),
+        listen: config.cluster.listen,
+        advertise: config.cluster.advertise.as_ref().map(ToString::to_string),
+        seeds: config.cluster.seeds.iter().map(ToString::to_string).collect(),
+        ..MeshConfig::default()
+    }
+}
+
+/// Ready: the first catch-up from a reachable peer is done, or no peer was reachable for a while.
+async fn become_ready(ready: Arc<AtomicBool>, mesh: Mesh, streams: Streams) {
+    let lonely_since = Instant::now();
+    let mut follows = streams.watch_follows();
+    let mut peers = mesh.peers();
+    loop {
+        let alone = peers.borrow_and_update().is_empty();
+        follows.borrow_and_update();
+        if streams.caught_up_with_one() || (alone && lonely_since.elapsed() >= LONELY_READY) {
+            ready.store(true, Ordering::Release);
+            return;
+        }
+        tokio::select! {
+            biased;
+            changed = follows.changed() => if changed.is_err() { return },
+            changed = peers.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(lonely_since + LONELY_READY), if alone => {}
+        }
+    }
+}
+
+/// Hands the head and the shared families to the gossip, when they change and not too often.
+async fn announce(database: Database<RedbReads>, gossip: Gossip) {
+    let mut published = database.watch();
+    loop {
+        let now = published.borrow_and_update().clone();
+        let marks = now.ledger.families.marks();
+        gossip.set_families(&marks.iter().map(|(family, mark)| (family.clone(), mark.mode)).collect());
+        gossip.set_head(now.ledger.head);
+        tokio::time::sleep(ANNOUNCE_GAP).await;
+        if published.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn warn_of_expiry(expires_unix_s: i64) {
+    loop {
+        if let Some(days) = expires_soon(expires_unix_s) {
+            tracing::warn!(days, "the node's certificate expires soon: make a new one with kinfolk tls issue --eid");
+        }
+        tokio::time::sleep(EXPIRY_CHECK_GAP).await;
+    }
+}
+
+/// In how many days the certificate expires, if it is time to say so.
+fn expires_soon(expires_unix_s: i64) -> Option<i64> {
+    let left_s = expires_unix_s - i64::try_from(unix_ms() / 1_000).unwrap_or(i64::MAX);
+    (left_s <= EXPIRY_WARNING_S).then_some(left_s / 86_400)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn a_node_whose_writer_panicked_stops_and_says_why() {
+        let replica = Replica::open(MemoryStore::new(), Settings::new(Eid::new([2, 0, 0, 0, 0, 1])), Run(1), unix_ms());
+        let on_batch = |_: BatchReport<'_>| panic!("an invariant is broken, as this test wants");
+        let (database, _writer) =
+            writer::start(replica.expect("opens"), WriterLimits::default(), unix_ms, on_batch).expect("starts");
+        assert!(matches!(until_told(&database, async {}).await, Ok(())), "it runs until it is told");
+        assert_eq!(database.submit(Input::Admit).await, Err(SubmitError::Stopping));
+        let ended = until_told(&database, std::future::pending()).await;
+        assert!(matches!(ended, Err(NodeError::WriterEnded)), "{ended:?}");
+    }
+}

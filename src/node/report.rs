@@ -1,0 +1,149 @@
+//! The status of a node as of now: what `GET /v1/status` and `/metrics` show.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::time::Instant;
+
+use super::alarms::Alarms;
+use super::{expires_soon, unix_ms};
+use crate::cluster::streams::{Follows, Streams};
+use crate::cluster::{Gossip, Mesh};
+use crate::core::family::Mode;
+use crate::core::path::Family;
+use crate::core::record::Classes;
+use crate::core::replica::Tally;
+use crate::core::storage::Reads;
+use crate::core::topology::Member;
+use crate::metrics::Extra;
+use crate::status::{FamilyStatus, FollowStatus, MemberStatus, NodeStatus, Status};
+use crate::store::writer::{Database, Published};
+
+pub struct Reporter<R> {
+    pub database: Database<R>,
+    pub mesh: Mesh,
+    pub gossip: Gossip,
+    pub streams: Streams,
+    pub alarms: Alarms,
+    pub ready: Arc<AtomicBool>,
+    pub site: String,
+    pub since_unix_ms: u64,
+    pub certificate_expires_unix_s: i64,
+}
+
+impl<R: Reads> Reporter<R> {
+    pub fn report(&self) -> (Status, Extra) {
+        let published = self.database.published();
+        let status = Status {
+            node: self.node(&published),
+            members: self.members(&published),
+            families: self.families(&published),
+        };
+        let extra = Extra {
+            refused: self.mesh.counters().refused().into_iter().collect(),
+            clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
+        };
+        (status, extra)
+    }
+
+    fn node(&self, published: &Published) -> NodeStatus {
+        let duplicate_eid = *self.mesh.duplicate_eid().borrow();
+        NodeStatus {
+            eid: self.database.eid(),
+            site: self.site.clone(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            run: published.run.to_string(),
+            head: published.ledger.head,
+            ready: self.ready.load(Ordering::Acquire) && !duplicate_eid,
+            since_unix_ms: self.since_unix_ms,
+            certificate_expires_unix_s: Some(self.certificate_expires_unix_s),
+            alarms: self.alarm_texts(published, duplicate_eid),
+        }
+    }
+
+    fn alarm_texts(&self, published: &Published, duplicate_eid: bool) -> Vec<String> {
+        let mut alarms = Vec::new();
+        if duplicate_eid {
+            alarms.push(format!(
+                "another live node has this node's EID {}: stop one of them, and give it a certificate of its own and an \
+                 empty data directory",
+                self.database.eid()
+            ));
+        }
+        if let Some(fault) = &published.fault {
+            alarms.push(format!("the last write failed: {fault}"));
+        }
+        if let Some(days) = expires_soon(self.certificate_expires_unix_s) {
+            alarms.push(format!("the certificate expires in {days} days: make a new one with kinfolk tls issue --eid"));
+        }
+        alarms.extend(self.streams.conflicts().iter().map(|conflict| {
+            let (family, member, mode) = (&conflict.family, conflict.member, conflict.mode);
+            format!("{member} shares '{family}' as {mode}, this node does not: no exchange until one of them changes")
+        }));
+        alarms.extend(self.alarms.texts(unix_ms()));
+        alarms
+    }
+
+    fn members(&self, published: &Published) -> Vec<MemberStatus> {
+        let families = |families: &BTreeMap<Family, Mode>| {
+            families.iter().map(|(family, mode)| (family.to_string(), *mode)).collect()
+        };
+        let marks = published.ledger.families.marks();
+        let own = MemberStatus {
+            eid: self.database.eid(),
+            site: self.site.clone(),
+            address: self.mesh.advertise().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            live: true,
+            connected: true,
+            head: Some(published.ledger.head),
+            families: families(&marks.iter().map(|(family, mark)| (family.clone(), mark.mode)).collect()),
+        };
+        let others = self.gossip.members();
+        let others = others.borrow();
+        let other = |member: &Member| MemberStatus {
+            eid: member.eid,
+            site: member.site.clone(),
+            address: member.address.clone(),
+            version: member.version.clone(),
+            live: member.live,
+            connected: member.connected,
+            head: Some(member.head),
+            families: families(&member.families),
+        };
+        let mut status: Vec<MemberStatus> = others.iter().map(other).chain([own]).collect();
+        status.sort_by_key(|member| member.eid);
+        status
+    }
+
+    fn families(&self, published: &Published) -> Vec<FamilyStatus> {
+        let follows = self.streams.follows();
+        let now = Instant::now();
+        let marks = published.ledger.families.marks();
+        let family_status = |(family, mark): (&Family, &crate::core::family::Mark)| {
+            let Tally { keys, tombstones } = published.ledger.tallies.get(family).copied().unwrap_or_default();
+            let follows = follows_of(&follows, family, now);
+            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, follows }
+        };
+        marks.iter().map(family_status).collect()
+    }
+}
+
+fn follows_of(follows: &Follows, family: &Family, now: Instant) -> Vec<FollowStatus> {
+    let of_family: BTreeMap<_, _> = follows.iter().filter(|((_, of), _)| of == family).collect();
+    let follow_status = |((source, _), progress): (&(_, Family), &crate::cluster::streams::Progress)| FollowStatus {
+        source: *source,
+        classes: class_names(progress.classes),
+        cursor_seq: Some(progress.cursor_seq),
+        head: Some(progress.head),
+        lag_entries: Some(progress.lag_entries()),
+        lag_ms: u64::try_from(progress.lag(now).as_millis()).ok(),
+        connected: progress.connected,
+    };
+    of_family.into_iter().map(follow_status).collect()
+}
+
+fn class_names(classes: Classes) -> Vec<String> {
+    classes.to_string().split('+').map(str::to_string).collect()
+}

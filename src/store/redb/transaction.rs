@@ -1,0 +1,240 @@
+//! A transaction: reading its own changes, changing, and committing.
+//!
+//! redb lets a table be open only once at a time, and opening one for each row has its price. So changes are
+//! held back, table by table, and written in one go and in order: before the table is scanned, when they are
+//! many, and at the commit. Until then a record is read from what is held, else from the snapshot from before.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use ::redb::{
+    Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction,
+};
+
+use super::rows::{
+    ADAPTER, Bounds, CURSORS, FEED, HEAD, MARKS, META, RECORDS, RUNS, RowVisit, Rows, TABLES, Table, View, feed_key,
+    feed_row, get, row,
+};
+use super::{Opened, RedbStore, from_commit, from_storage, from_table, from_transaction};
+use crate::core::codec::encode_row;
+use crate::core::family::Mark;
+use crate::core::path::Family;
+use crate::core::record::{RecordKey, Stored};
+use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, RunStart, StoreError, Write};
+
+/// How many rows a scan takes at a time.
+const CHUNK_ROWS: usize = 64;
+/// How many changes of one table are held back at most.
+const HELD_MAX: usize = 4_096;
+
+/// What is yet to be written to one table: by key, the row or its end.
+#[derive(Default)]
+struct Held {
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Whether this transaction has written to the table, so that the snapshot from before does not do.
+    written: bool,
+}
+
+/// A redb transaction on one opening of the store, which lends itself for as long.
+pub struct Transaction<'a> {
+    txn: WriteTransaction,
+    held: RefCell<[Held; TABLES.len()]>,
+    /// The record that was read last, and where it stands in the feed: most often it is the next to be put.
+    last_read: RefCell<Option<(Vec<u8>, Option<u64>)>>,
+    /// The state before this transaction.
+    before: Arc<ReadTransaction>,
+    /// Its records; none in a store that is being founded.
+    records_before: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    opened: Arc<Opened>,
+    _store: PhantomData<&'a mut RedbStore>,
+}
+
+impl Transaction<'_> {
+    pub(super) fn begin(opened: Arc<Opened>) -> Result<Self, StoreError> {
+        let mut txn = opened.db.begin_write().map_err(from_transaction)?;
+        txn.set_durability(Durability::Immediate).map_err(|error| StoreError::Io(error.to_string()))?;
+        let before = opened.db.begin_read().map_err(from_transaction)?;
+        let records_before = match before.open_table(RECORDS) {
+            Err(TableError::TableDoesNotExist(_)) => None,
+            opened => Some(opened.map_err(from_table)?),
+        };
+        let before = Arc::new(before);
+        let (held, last_read) = (RefCell::default(), RefCell::default());
+        Ok(Self { txn, held, last_read, before, records_before, opened, _store: PhantomData })
+    }
+
+    fn change(&self, table: Table, key: Vec<u8>, row: Option<Vec<u8>>) -> Result<(), StoreError> {
+        let full = {
+            let held = &mut self.held.borrow_mut()[index(table)].rows;
+            held.insert(key, row);
+            held.len() >= HELD_MAX
+        };
+        if full { self.write_held(table) } else { Ok(()) }
+    }
+
+    fn write_held(&self, table: Table) -> Result<(), StoreError> {
+        let rows = std::mem::take(&mut self.held.borrow_mut()[index(table)].rows);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.held.borrow_mut()[index(table)].written = true;
+        let mut table = self.txn.open_table(table).map_err(from_table)?;
+        for (key, row) in &rows {
+            match row {
+                Some(row) => table.insert(&**key, &**row),
+                None => table.remove(&**key),
+            }
+            .map_err(from_storage)?;
+        }
+        Ok(())
+    }
+}
+
+/// The table's place in [`TABLES`].
+fn index(table: Table) -> usize {
+    TABLES.iter().position(|known| known.name() == table.name()).expect("all tables are known")
+}
+
+impl Rows for Transaction<'_> {
+    fn get<T>(
+        &self,
+        table: Table,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let held = self.held.borrow();
+        let Held { rows, written } = &held[index(table)];
+        if let Some(row) = rows.get(key) {
+            return row.as_deref().map(decode).transpose();
+        }
+        if let Some(before) = self.records_before.as_ref().filter(|_| table.name() == RECORDS.name() && !written) {
+            return get(before, key, decode);
+        }
+        get(&self.txn.open_table(table).map_err(from_table)?, key, decode)
+    }
+
+    /// By chunks: redb opens a table once at a time, and the visitor may want to read it too.
+    fn range(&self, table: Table, bounds: Bounds<'_>, visit: RowVisit<'_>) -> Result<ControlFlow<()>, StoreError> {
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            self.write_held(table)?;
+            let from = last.as_deref().map_or(bounds.0, Bound::Excluded);
+            let chunk = chunk(&self.txn.open_table(table).map_err(from_table)?, (from, bounds.1))?;
+            for (key, value) in &chunk {
+                if visit(key, value)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            if chunk.len() < CHUNK_ROWS {
+                return Ok(ControlFlow::Continue(()));
+            }
+            last = chunk.into_iter().next_back().map(|(key, _)| key);
+        }
+    }
+
+    fn note_record(&self, key: Vec<u8>, seq: Option<u64>) {
+        *self.last_read.borrow_mut() = Some((key, seq));
+    }
+}
+
+type Row = (Vec<u8>, Vec<u8>);
+
+fn chunk(table: &impl ReadableTable<&'static [u8], &'static [u8]>, bounds: Bounds<'_>) -> Result<Vec<Row>, StoreError> {
+    let rows = table.range::<&[u8]>(bounds).map_err(from_storage)?.take(CHUNK_ROWS);
+    rows.map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(from_storage))
+        .collect()
+}
+
+impl View<Transaction<'_>> {
+    pub(super) fn create_tables(&self) -> Result<(), StoreError> {
+        TABLES.into_iter().try_for_each(|table| self.0.txn.open_table(table).map(drop).map_err(from_table))
+    }
+
+    pub(super) fn set(&self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.0.change(table, key.to_vec(), value.map(<[u8]>::to_vec))
+    }
+
+    /// Where the record of this key stands in the feed.
+    fn seq_of(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        match &*self.0.last_read.borrow() {
+            Some((last, seq)) if last == key => Ok(*seq),
+            _ => Ok(self.0.get(RECORDS, key, row::<Stored>("records"))?.map(|stored| stored.seq)),
+        }
+    }
+
+    /// Puts or removes a record; the row that this replaces tells where the record stood in the feed.
+    fn change_record(&self, key: &RecordKey, stored: Option<&Stored>) -> Result<(), StoreError> {
+        let (bytes, top) = (key.to_bytes(), key.path.top());
+        if let Some(old) = self.seq_of(&bytes)?.filter(|old| stored.is_none_or(|new| new.seq != *old)) {
+            self.0.change(FEED, feed_key(top, old), None)?;
+        }
+        if let Some(new) = stored {
+            self.0.change(FEED, feed_key(top, new.seq), Some(feed_row(new.class, &bytes)))?;
+        }
+        self.0.note_record(bytes.clone(), stored.map(|stored| stored.seq));
+        self.0.change(RECORDS, bytes, stored.map(encode_row))
+    }
+}
+
+impl Write for View<Transaction<'_>> {
+    fn put_record(&mut self, key: &RecordKey, stored: &Stored) -> Result<(), StoreError> {
+        self.change_record(key, Some(stored))
+    }
+
+    fn remove_record(&mut self, key: &RecordKey) -> Result<(), StoreError> {
+        self.change_record(key, None)
+    }
+
+    fn set_head(&mut self, head: u64) -> Result<(), StoreError> {
+        self.set(META, HEAD, Some(&encode_row(&head)))
+    }
+
+    fn set_mark(&mut self, family: &Family, mark: Option<Mark>) -> Result<(), StoreError> {
+        self.set(MARKS, family.as_str().as_bytes(), mark.as_ref().map(encode_row).as_deref())
+    }
+
+    fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
+        self.0.write_held(RUNS)?;
+        let mut runs = self.0.txn.open_table(RUNS).map_err(from_table)?;
+        let newest = match runs.last().map_err(from_storage)? {
+            Some((key, _)) => Some(ordinal(key.value())?),
+            None => None,
+        };
+        let next = newest.map_or(0, |newest| newest + 1);
+        runs.insert(&next.to_be_bytes()[..], &encode_row(&start)[..]).map_err(from_storage)?;
+        // Ordinals have no gaps, so that the one to forget is known by its number.
+        if let Some(oldest) = next.checked_sub(RUNS_MAX as u64) {
+            runs.remove(&oldest.to_be_bytes()[..]).map_err(from_storage)?;
+        }
+        Ok(())
+    }
+
+    fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
+        self.set(CURSORS, &encode_row(key), cursor.as_ref().map(encode_row).as_deref())
+    }
+
+    fn set_adapter(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
+        self.set(ADAPTER, key, value)
+    }
+
+    fn commit(self) -> Result<(), StoreError> {
+        TABLES.into_iter().try_for_each(|table| self.0.write_held(table))?;
+        let Transaction { txn, before, opened, .. } = self.0;
+        opened.disk.begin_commit()?;
+        opened.set_before_commit(Some(before));
+        let committed = txn.commit().map_err(from_commit);
+        // A lost commit is the reason for whatever redb may say of it.
+        opened.disk.end_commit()?;
+        // A snapshot keeps the pages that it shows from being used again.
+        opened.set_before_commit(None);
+        committed
+    }
+}
+
+fn ordinal(key: &[u8]) -> Result<u64, StoreError> {
+    let key = key.try_into().map_err(|_| StoreError::Corrupted("table runs: an odd key".to_owned()))?;
+    Ok(u64::from_be_bytes(key))
+}
