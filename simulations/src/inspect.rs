@@ -72,7 +72,7 @@ impl World {
         let mut tallies: BTreeMap<Family, Tally> =
             host.model.marks.keys().map(|family| (family.clone(), Tally::default())).collect();
         for (key, held) in &host.model.held {
-            if let Some((family, _)) = host.model.covering(&key.path) {
+            if let Some((family, _)) = host.model.covering(&key.path).filter(|(_, mode)| exchanged(key, *mode)) {
                 let tally = tallies.get_mut(family).expect("a mark");
                 *if held.tombstone { &mut tally.tombstones } else { &mut tally.keys } += 1;
             }

@@ -2,6 +2,8 @@
 //!
 //! The only place with a stopwatch: it measures how fast the simulation runs, and decides nothing in it.
 
+#![expect(clippy::disallowed_methods, reason = "a stopwatch beside the simulation, which never sees it")]
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -298,8 +298,8 @@ impl<S: Store> Replica<S> {
         if self.broken {
             self.recover(now)?;
         }
-        let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         // A transaction that does not even begin leaves nothing to bring back.
+        let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         let write = self.store.write()?;
         let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
         match result {
@@ -327,15 +327,15 @@ impl<S: Store> Replica<S> {
         inputs: Vec<Input>,
         now: UnixMs,
     ) -> Result<(Ledger, Committed), StoreError> {
-        let before = mutant!(AckBeforeCommit).then(|| ledger.clone());
+        let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
         let mut batch = Batch::new(write, settings, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
         }
-        if mutant!(AckBeforeCommit) {
+        if let Some(before) = before {
             let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
-            return Ok(batch.commit(outcomes).unwrap_or((before.unwrap_or_default(), early)));
+            return Ok(batch.commit(outcomes).unwrap_or((before, early)));
         }
         batch.commit(outcomes)
     }
