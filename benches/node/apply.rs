@@ -76,6 +76,7 @@ fn input(records: &[Record], n: usize) -> Input {
         crossing: false,
         family: foo(),
         mode: Mode::Global,
+        since: None,
         records: records.to_vec(),
         cursor: Some((Classes::LOCAL, Cursor { run: Run(9), seq: n as u64 })),
         drop_cursor: None,

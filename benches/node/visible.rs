@@ -10,6 +10,7 @@ use kinfolk::cluster::tls;
 use kinfolk::config::{self, Config};
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
+use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Outcome};
 use kinfolk::node::Node;
 use kinfolk::store::redb::CACHE_DEFAULT_BYTES;
@@ -68,7 +69,7 @@ pub async fn run() {
 
 /// Milliseconds to the acknowledgement, and from there until the third node shows the value.
 async fn sample(first: &Node, third: &Node, n: usize) -> (f64, f64) {
-    let mut wakes = third.database().wakes(&foo());
+    let mut wakes = third.database().wakes(&foo(), Classes::ALL);
     let started = Instant::now();
     match first.database().submit(Input::Put { path: path(n), value: value(n, 0) }).await.expect("written") {
         Outcome::Written { .. } => {}

@@ -10,7 +10,7 @@ use kinfolk::core::family::Mode;
 use kinfolk::core::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use kinfolk::core::record::{Class, RecordKey};
 use kinfolk::core::register::value_hash;
-use kinfolk::core::replica::{Alarm, Apply, Committed, ImportLine, Imported, Input, Merges, Outcome};
+use kinfolk::core::replica::{Alarm, Apply, Committed, ImportLine, Imported, Input, Merges, Outcome, Refusal};
 use kinfolk::core::storage::{Cursor, CursorKey, Read};
 
 use crate::check::{Check, Checked, Violation, ensure};
@@ -260,6 +260,14 @@ impl<R: Read> Judge<'_, R> {
             return ensure(matches!(outcome, Outcome::Refused(_)), Check::SharingOnly, || {
                 format!("records of {}, which is not shared as {} here, were taken", apply.family, apply.mode)
             });
+        }
+        let marks = self.read.marks().expect("memory reads");
+        let sharing = marks.get(&apply.family).map_or(0, |mark| mark.since);
+        if matches!(outcome, Outcome::Refused(Refusal::NotShared(_)))
+            && apply.since.is_some_and(|since| since != sharing)
+        {
+            // Asked for before the family was unshared and shared again.
+            return Ok(());
         }
         let Outcome::Applied(merges) = outcome else {
             return wrong(Check::SharingOnly, format!("what a correct source sent was answered {outcome:?}"));

@@ -217,7 +217,7 @@ impl World {
             self.tell(node);
             self.plan_soon(node);
         }
-        for (family, classes) in &committed.touched_classes {
+        for (family, classes) in &committed.touched {
             if let Some(ix) = self.family_ix.get(family).copied() {
                 self.wake_sources(node, ix, *classes)?;
             }

@@ -67,9 +67,7 @@ impl<'a, W: Write> Batch<'a, W> {
             self.write.commit()?;
         }
         let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
-        let touched_classes = touched;
-        let touched = touched_classes.keys().cloned().collect();
-        Ok((ledger, Committed { outcomes, touched, touched_classes, counts, alarms, changed, marks_changed }))
+        Ok((ledger, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -319,8 +317,11 @@ impl<'a, W: Write> Batch<'a, W> {
     /// All of it or nothing: a record that does not belong there would be lost for good if the cursor
     /// moved past it.
     fn apply(&mut self, apply: Apply) -> Step<Merges> {
-        let Apply { source, crossing, family, mode, records, cursor, drop_cursor } = apply;
+        let Apply { source, crossing, family, mode, since, records, cursor, drop_cursor } = apply;
         if self.families().mode_of(&family) != Some(mode) && !mutant!(UnsharedReceived) {
+            return Ok(Err(Refusal::NotShared(family)));
+        }
+        if since.is_some_and(|since| self.families().since_of(&family) != since) {
             return Ok(Err(Refusal::NotShared(family)));
         }
         for record in &records {

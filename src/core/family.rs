@@ -125,6 +125,11 @@ impl Families {
         self.mark(family).map(|mark| mark.mode)
     }
 
+    /// The sharing in force, by the sequence number of its mark; 0 for the books, which are always shared.
+    pub fn since_of(&self, family: &Family) -> u64 {
+        self.mark(family).map_or(0, |mark| mark.since)
+    }
+
     /// What this node exchanges with others, the books included.
     pub fn shared(&self) -> BTreeMap<Family, Mode> {
         let marks = self.marks.iter().map(|(family, mark)| (family.clone(), mark.mode));

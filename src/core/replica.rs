@@ -91,6 +91,10 @@ pub struct Apply {
     pub crossing: bool,
     pub family: Family,
     pub mode: Mode,
+    /// The sharing under which they were asked for, by the sequence number of its mark; none: whichever is in
+    /// force. What was asked for before the family was unshared and shared again must not bring back a
+    /// cursor from then.
+    pub since: Option<u64>,
     pub records: Vec<Record>,
     /// The cursor to keep, with the scope it is kept for.
     pub cursor: Option<(Classes, Cursor)>,
@@ -194,10 +198,9 @@ pub enum Alarm {
 pub struct Committed {
     /// One for each input, in their order.
     pub outcomes: Vec<Outcome>,
-    /// Shared families with new entries in the change feed.
-    pub touched: BTreeSet<Family>,
-    /// The classes of those entries: only followers that asked for one of them have anything to read.
-    pub touched_classes: BTreeMap<Family, Classes>,
+    /// Shared families with new entries in the change feed, and the classes of these: only followers that
+    /// asked for one of them have anything to read.
+    pub touched: BTreeMap<Family, Classes>,
     pub counts: Counts,
     pub alarms: BTreeSet<Alarm>,
     /// Whether the batch changed the store at all.

@@ -139,7 +139,16 @@ fn arriving_as(from: u8, name: &str, mode: Mode, records: Vec<(RecordKey, Regist
     let records = records.into_iter().map(|(key, register)| Record { key, register, crossed: false }).collect();
     let cursor = Some((Classes::LOCAL, Cursor { run: Run(9), seq: 9 }));
     let family = family(name);
-    Input::Apply(Apply { source: eid(from), crossing: false, mode, family, records, cursor, drop_cursor: None })
+    Input::Apply(Apply {
+        source: eid(from),
+        crossing: false,
+        mode,
+        since: None,
+        family,
+        records,
+        cursor,
+        drop_cursor: None,
+    })
 }
 
 fn arriving(from: u8, name: &str, records: Vec<(RecordKey, Register)>) -> Input {
@@ -463,6 +472,30 @@ fn copies_from_a_time_as_unique_are_not_served_when_the_family_is_shared_globall
     follow(&b, &mut a, "uni", Mode::Global);
     assert_eq!(export(&a), export(&b), "nor are they exported or counted as the family's");
     assert_eq!(a.ledger().tallies, b.ledger().tallies);
+}
+
+#[test]
+fn what_was_asked_for_under_an_earlier_sharing_brings_back_no_cursor() {
+    let mut a = sharing_foo(1);
+    let mut b = sharing_foo(2);
+    write(&mut a, put("/foo/k", "v"));
+    let read = b.read().expect("reads");
+    let mut follower = Follower::new(&read, eid(1), false, family("foo"), Mode::Global, Classes::LOCAL).expect("reads");
+    drop(read);
+    let (reply, source) = {
+        let read = a.read().expect("reads");
+        Source::open(&read, &a.ledger().families, &follower.request()).expect("reads")
+    };
+    follower.on_reply(reply).expect("no violation");
+    let entries = source.expect("shared").next(&a.read().expect("reads")).expect("reads").expect("entries");
+    let Next::ApplyThenReopen(late) = follower.on_entries(entries).expect("no violation") else {
+        panic!("a whole family is applied")
+    };
+    one(&mut b, unshare("foo"));
+    write(&mut b, put("/foo/other", "v"));
+    one(&mut b, share("foo", Mode::Global));
+    assert_eq!(refusal(&mut b, Input::Apply(late)), Refusal::NotShared(family("foo")));
+    assert!(b.read().expect("reads").cursors().expect("reads").is_empty());
 }
 
 #[test]

@@ -185,6 +185,8 @@ pub struct Follower {
     crossing: bool,
     family: Family,
     mode: Mode,
+    /// This node's sharing of the family when the follower began.
+    since: u64,
     wanted: Classes,
     /// The scope of the present stream: the wanted one, or everything while the family is fetched whole.
     asked: Classes,
@@ -215,7 +217,8 @@ impl Follower {
             None => (Classes::ALL, cursor_of(Classes::ALL)?),
         };
         let kept_seq = cursor.map_or(0, |cursor| cursor.seq);
-        Ok(Self { source, crossing, family, mode, wanted, asked, cursor, run: None, head: 0, kept_seq })
+        let since = read.marks()?.get(&family).map_or(0, |mark| mark.since);
+        Ok(Self { source, crossing, family, mode, since, wanted, asked, cursor, run: None, head: 0, kept_seq })
     }
 
     /// The request that opens the next stream.
@@ -270,6 +273,7 @@ impl Follower {
             crossing: self.crossing,
             family: self.family.clone(),
             mode: self.mode,
+            since: Some(self.since),
             records,
             cursor: Some((self.asked, cursor)),
             drop_cursor: None,

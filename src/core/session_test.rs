@@ -58,6 +58,7 @@ fn resumed_at(seq: u64) -> Follower {
         crossing: false,
         family: foo(),
         mode: Mode::Global,
+        since: None,
         records: Vec::new(),
         cursor,
         drop_cursor: None,

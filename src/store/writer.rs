@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::core::clock::{Hlc, UnixMs};
 use crate::core::eid::Eid;
 use crate::core::path::Family;
+use crate::core::record::Classes;
 use crate::core::replica::{Committed, Input, Ledger, Outcome, Replica};
 use crate::core::storage::{Reads, Run, Store, StoreError};
 use crate::core::view::View;
@@ -65,25 +66,23 @@ struct Job {
     answer: Option<oneshot::Sender<Result<Outcome, SubmitError>>>,
 }
 
-/// Wakes those who follow a family.
+/// Wakes those who follow a family, by the scope that they asked for: else every record that arrives would
+/// wake every follower only to be told that there is nothing for it.
 #[derive(Clone, Debug, Default)]
-struct Wakes(Arc<Mutex<BTreeMap<Family, watch::Sender<u64>>>>);
+struct Wakes(Arc<Mutex<BTreeMap<(Family, Classes), watch::Sender<u64>>>>);
 
 impl Wakes {
-    fn subscribe(&self, family: &Family) -> watch::Receiver<u64> {
+    fn subscribe(&self, family: &Family, classes: Classes) -> watch::Receiver<u64> {
         let mut wakes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        wakes.entry(family.clone()).or_default().subscribe()
+        wakes.entry((family.clone(), classes)).or_default().subscribe()
     }
 
-    fn wake<'a>(&self, families: impl IntoIterator<Item = &'a Family>, head: u64) {
+    fn wake(&self, touched: &BTreeMap<Family, Classes>, head: u64) {
         let mut wakes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for family in families {
-            if let Some(wake) = wakes.get(family) {
-                if wake.receiver_count() == 0 {
-                    wakes.remove(family);
-                } else {
-                    wake.send_replace(head);
-                }
+        wakes.retain(|_, wake| wake.receiver_count() > 0);
+        for ((family, classes), wake) in wakes.iter() {
+            if touched.get(family).is_some_and(|touched| touched.intersects(*classes)) {
+                wake.send_replace(head);
             }
         }
     }
@@ -144,9 +143,9 @@ impl<R: Reads> Database<R> {
         self.published.clone()
     }
 
-    /// Changes when a family has new entries in the change feed.
-    pub fn wakes(&self, family: &Family) -> watch::Receiver<u64> {
-        self.wakes.subscribe(family)
+    /// Changes when a family has new entries of one of these classes in the change feed.
+    pub fn wakes(&self, family: &Family, classes: Classes) -> watch::Receiver<u64> {
+        self.wakes.subscribe(family, classes)
     }
 }
 
@@ -225,7 +224,8 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
             Err(error) => {
                 // The commit may have reached the disk all the same, and then followers have something to read.
                 let ledger = self.replica.ledger();
-                self.wakes.wake(ledger.families.shared().keys(), ledger.head);
+                let all = ledger.families.shared().into_keys().map(|family| (family, Classes::ALL)).collect();
+                self.wakes.wake(&all, ledger.head);
                 for answer in answers {
                     give(answer, Err(SubmitError::Store(error.clone())));
                 }

@@ -19,6 +19,7 @@ use crate::core::clock::UnixMs;
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::{Family, Path, Value};
+use crate::core::record::Classes;
 use crate::core::replica::{Input, Outcome, Replica, Settings};
 use crate::core::storage::{Reads, Run, Store, StoreError};
 
@@ -261,7 +262,7 @@ fn nothing_is_answered_published_woken_or_shown_before_it_is_on_the_disk() {
     let store = RedbStore::with_backend(disk, &Options::new(EID)).expect("opens");
     let (database, _writer) = start(replica(store), WriterLimits::default(), now, |_| ()).expect("starts");
     let head = database.published().ledger.head;
-    let mut wakes = database.wakes(&foo());
+    let mut wakes = database.wakes(&foo(), Classes::LOCAL);
     wakes.borrow_and_update();
 
     let (reached, syncing) = channel();

@@ -61,7 +61,7 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
     let timeout = Duration::from_millis(room.config.request_timeout_ms);
     let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
     // Subscribed before the feed is read: a write in between wakes, none is missed.
-    let mut wakes = room.database.wakes(&request.family);
+    let mut wakes = room.database.wakes(&request.family, request.classes);
     let (reply, source) = {
         let view = room.database.view()?;
         Source::open(&view.read, &view.families, &request)?
