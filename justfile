@@ -37,8 +37,8 @@ bench *args:
     cargo bench {{ args }}
 
 # simulations with new seeds, all night unless told otherwise
-swarm minutes="480":
-    cargo run --release -p simulations -- --swarm --minutes {{ minutes }}
+swarm minutes="480" first=`date +%s`:
+    cargo run --release -p simulations -- --seed {{ first }} --swarm 1000000000 --minutes {{ minutes }}
 
 # the Debian package (needs cargo-deb)
 deb:
