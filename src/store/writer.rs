@@ -69,7 +69,9 @@ struct Job {
 /// Wakes those who follow a family, by the scope that they asked for: else every record that arrives would
 /// wake every follower only to be told that there is nothing for it.
 #[derive(Clone, Debug, Default)]
-struct Wakes(Arc<Mutex<BTreeMap<(Family, Classes), watch::Sender<u64>>>>);
+struct Wakes(Arc<Mutex<WakesByScope>>);
+
+type WakesByScope = BTreeMap<(Family, Classes), watch::Sender<u64>>;
 
 impl Wakes {
     fn subscribe(&self, family: &Family, classes: Classes) -> watch::Receiver<u64> {
