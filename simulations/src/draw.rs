@@ -27,7 +27,7 @@ pub fn mixed(seed: u64) -> History {
     History {
         seed,
         links: links(&mut rng),
-        timing: timing(&mut rng),
+        timing: Timing { patience_us: root.fork(20).between(0, 12) * SECOND, ..timing(&mut rng) },
         checking: Checking {
             cursor_one_in: 4,
             sweep_every_us: (busy_us / 12).max(SECOND),
@@ -106,6 +106,7 @@ pub fn timing(rng: &mut Rng) -> Timing {
         view_up_us: (50 * MS, rng.between(100, 4_000) * MS),
         view_down_us: (2 * SECOND, rng.between(3, 20) * SECOND),
         plan_delay_us: rng.between(10, 300) * MS,
+        patience_us: 10 * SECOND,
         retry_us: (100 * MS, rng.between(200, 4_000) * MS),
         idle_say_us: rng.between(1, 10) * SECOND,
         idle_say_entries: *rng.pick(&[1, 1, 10, 1_000]),

@@ -1,7 +1,7 @@
 //! What breaks, and how it is mended.
 
+use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::Entries;
-use kinfolk::core::{codec, codec::FRAME_MAX_BYTES};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
@@ -252,7 +252,10 @@ impl World {
         match kind {
             0 => bytes[0] ^= 1,
             1 => bytes[2] = codec::PROTOCOL_VERSION + 1,
-            2 => bytes[4..8].copy_from_slice(&(FRAME_MAX_BYTES as u32 + 1).to_le_bytes()),
+            2 => {
+                bytes.resize(HEADER_BYTES + FRAME_MAX_BYTES + 1, 0);
+                bytes[4..HEADER_BYTES].copy_from_slice(&(FRAME_MAX_BYTES as u32 + 1).to_le_bytes());
+            }
             3 => {
                 // The header counts a byte that no field owns.
                 bytes.push(0);
@@ -262,8 +265,20 @@ impl World {
             _ => bytes.truncate(bytes.len() - 1 - self.rng.index(8)),
         }
         self.stats.frames_refused += 1;
-        let taken = codec::decode_frame::<Entries>(&bytes).is_ok();
-        ensure(!taken, Check::Wire, || format!("garbage of kind {kind} from node {from} was taken by node {to}"))
+        let taken = codec::decode_frame::<Entries>(&bytes);
+        ensure(taken.is_err(), Check::Wire, || {
+            format!("garbage of kind {kind} from node {from} was taken by node {to}")
+        })?;
+        if matches!(taken, Err(CodecError::TooLong(_))) {
+            self.stats.frames_too_long += 1;
+        }
+        // Who sends such a thing is hung up on; what it had to say comes again, from the durable cursor.
+        let follows = &self.hosts[to].process.as_ref().expect("checked before it fired").follows;
+        let streams: Vec<_> = follows.range((from, 0)..=(from, usize::MAX)).map(|((_, family), _)| *family).collect();
+        for family in streams {
+            self.retry_later(to, from, family);
+        }
+        Ok(())
     }
 
     // ---- the end of all faults ------------------------------------------------------------------

@@ -70,6 +70,8 @@ pub struct Timing {
     pub view_up_us: (Us, Us),
     pub view_down_us: (Us, Us),
     pub plan_delay_us: Us,
+    /// For how long a live member without a connection is waited for before it is reached over others.
+    pub patience_us: Us,
     pub retry_us: (Us, Us),
     pub idle_say_us: Us,
     pub idle_say_entries: u64,

@@ -1,6 +1,7 @@
 //! A simulated server: its disk, its clock, and the process that runs on it while it is up.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use kinfolk::core::clock::UnixMs;
 use kinfolk::core::eid::Eid;
@@ -13,6 +14,7 @@ use crate::clock::{Us, WallClock};
 use crate::history::{FamilyIx, HostId, NodeSpec};
 use crate::judge::Elsewhere;
 use crate::model::DiskModel;
+use crate::sources::Sources;
 
 pub struct Host {
     pub eid: Eid,
@@ -58,13 +60,17 @@ pub struct Process {
     pub inbox: VecDeque<Queued>,
     pub commit_due: bool,
     pub plan_due: bool,
-    pub follows: BTreeMap<(HostId, FamilyIx), Follow>,
-    pub sources: BTreeMap<(FamilyIx, HostId), Serving>,
+    pub follows: BTreeMap<(HostId, FamilyIx), Box<Follow>>,
+    pub sources: Sources,
     /// What the replica has been told of the modes elsewhere.
     pub elsewhere_told: Elsewhere,
     /// The same as the judge knows it: only once it is committed.
     pub elsewhere_judged: Elsewhere,
     pub wall_max: UnixMs,
+    /// Since when a live member has not been connected.
+    pub missed: BTreeMap<Eid, Us>,
+    /// The plan that looks whether patience with one of them has ended.
+    pub patience_ends: Us,
     pub head_at_idle: u64,
 }
 
@@ -78,7 +84,7 @@ pub struct Follow {
     /// An apply is under way: what arrives meanwhile waits.
     pub applying: bool,
     /// Frames that came early or while an apply was under way, and whether they are damaged, by place.
-    pub waiting: BTreeMap<u32, (Vec<u8>, bool)>,
+    pub waiting: BTreeMap<u32, (Arc<[u8]>, bool)>,
     /// The place of the frame to be taken next.
     pub next_place: u32,
     pub gave_up: bool,

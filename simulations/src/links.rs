@@ -1,6 +1,6 @@
 //! Connections and beliefs as events: sending, breaking and making connections, gossip that arrives late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kinfolk::core::eid::Eid;
 use kinfolk::core::topology::Member;
@@ -8,6 +8,7 @@ use kinfolk::core::topology::Member;
 use crate::check::Checked;
 use crate::clock::{MS, SECOND};
 use crate::history::HostId;
+use crate::host::Follow;
 use crate::membership::components;
 use crate::network::Frame;
 use crate::world::{Event, World};
@@ -17,7 +18,9 @@ impl World {
     pub fn send(&mut self, mut frame: Frame) {
         if self.hosts[frame.from].version != 1 {
             // The third byte of a frame is the version of the protocol.
-            frame.bytes[2] = self.hosts[frame.from].version;
+            let mut bytes = frame.bytes.to_vec();
+            bytes[2] = self.hosts[frame.from].version;
+            frame.bytes = bytes.into();
             frame.damaged = true;
         }
         let (from, to) = (frame.from, frame.to);
@@ -114,9 +117,11 @@ impl World {
     fn forget_connection(&mut self, node: HostId, peer: HostId) {
         self.net.set_believed(node, peer, 0);
         let Some(process) = &mut self.hosts[node].process else { return };
-        process.sources.retain(|(_, follower), _| *follower != peer);
+        for family in 0..self.families.len() {
+            process.sources.remove((family, peer));
+        }
         for (_, follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
-            *follow = crate::host::Follow { retry_due: follow.retry_due, ..crate::host::Follow::new(follow.wanted) };
+            **follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
         }
     }
 
@@ -139,6 +144,22 @@ impl World {
     }
 
     // ---- who hears whom -------------------------------------------------------------------------
+
+    /// A process has started. Where all start in the same instant, their topology is looked at once.
+    pub fn started(&mut self, node: HostId) {
+        if !(self.history.checking.warm_start && self.now == 0) {
+            self.topology_changed();
+        } else if !std::mem::replace(&mut self.topology_due, true) {
+            self.schedule(0, Event::Topology);
+        }
+        self.plan_soon(node);
+    }
+
+    pub fn on_topology(&mut self) -> Checked {
+        self.topology_due = false;
+        self.topology_changed();
+        Ok(())
+    }
 
     /// After anything that changes who is up or which links are open.
     pub fn topology_changed(&mut self) {
@@ -183,10 +204,17 @@ impl World {
     pub fn spread_news(&mut self, subject: HostId) {
         let version = self.views.newest(subject);
         let (low, high) = self.history.timing.view_up_us;
+        // A cluster that is warm has been told long ago what its nodes share as it begins.
+        let warm = self.history.checking.warm_start && self.now < SECOND;
         for observer in 0..self.hosts.len() {
             if observer != subject && self.views.belief(observer, subject).becoming {
-                let after = self.rng.between(low, high);
+                let after = if warm { 0 } else { self.rng.between(low, high) };
                 self.schedule(after, Event::Heard { observer, subject, version });
+                // Datagrams come twice, and overtake each other.
+                if !warm && self.rng.chance(100) {
+                    let again = self.rng.between(low, 2 * high);
+                    self.schedule(again, Event::Heard { observer, subject, version });
+                }
             }
         }
     }
@@ -194,6 +222,8 @@ impl World {
     pub fn on_heard(&mut self, observer: HostId, subject: HostId, version: u32) -> Checked {
         let newest = self.views.newest(subject);
         let belief = self.views.belief_mut(observer, subject);
+        self.stats.news_repeated += u64::from(belief.version == version);
+        self.stats.news_overtaken += u64::from(belief.version > version);
         if self.hosts[observer].up() && belief.version < version {
             // News that was missed on the way comes with the next.
             belief.version = if belief.becoming { newest } else { version };
@@ -232,6 +262,29 @@ impl World {
             })
         };
         (route.iter().filter_map(member).collect(), route)
+    }
+
+    /// The members, less those that were lost a moment ago: as in the daemon, one is out of reach only when it
+    /// has been believed alive without a connection for a while.
+    pub fn within_patience(&mut self, node: HostId, members: &[Member]) -> Vec<Member> {
+        let (now, patience) = (self.now, self.history.timing.patience_us);
+        let host = &mut self.hosts[node];
+        let process = host.process.as_mut().expect("checked by the caller");
+        let missing = || members.iter().filter(|member| member.live && !member.connected).map(|member| member.eid);
+        let still: BTreeSet<Eid> = missing().collect();
+        process.missed.retain(|eid, _| still.contains(eid));
+        for eid in missing() {
+            process.missed.entry(eid).or_insert(now);
+        }
+        let ends = process.missed.values().map(|since| since + patience).filter(|at| *at > now).min();
+        let incarnation = host.incarnation;
+        let just_missed = |member: &&Member| process.missed.get(&member.eid).is_some_and(|at| now < at + patience);
+        let reachable = members.iter().filter(|member| !just_missed(member)).cloned().collect();
+        if let Some(at) = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends) {
+            process.patience_ends = at;
+            self.schedule_at(at, Event::Plan { node, incarnation });
+        }
+        reachable
     }
 
     /// After a partition began or ended: what is cut times out, what is free again goes on.

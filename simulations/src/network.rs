@@ -4,6 +4,8 @@
 //! until the connection breaks; then everything in flight is gone. What a broken link holds back goes on
 //! when it mends in time. The two sides may learn of a break at different moments.
 
+use std::sync::Arc;
+
 use crate::clock::{MS, SECOND, Us};
 use crate::history::{HostId, Links};
 use crate::rng::Rng;
@@ -21,7 +23,8 @@ pub struct Frame {
     pub family: usize,
     /// From the source of the stream to its follower.
     pub from_source: bool,
-    pub bytes: Vec<u8>,
+    /// Followers that are equally far are sent the same bytes.
+    pub bytes: Arc<[u8]>,
     /// The connection broke when only so many bytes had arrived.
     pub cut_at: Option<usize>,
     /// The damage is our own: the receiver must refuse it.

@@ -19,6 +19,7 @@ use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
 use crate::membership::Told;
 use crate::model::Held;
 use crate::rng::mix;
+use crate::sources::Sources;
 use crate::world::{Event, World};
 
 /// How many inputs one batch takes.
@@ -45,10 +46,12 @@ impl World {
             commit_due: false,
             plan_due: false,
             follows: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
+            missed: BTreeMap::new(),
+            patience_ends: 0,
             head_at_idle: 0,
         });
         self.disk_equals_model(node)?;
@@ -58,8 +61,7 @@ impl World {
         }
         self.tell(node);
         self.schedule(self.history.timing.idle_say_us, Event::Idle { node, incarnation: incarnation + 1 });
-        self.topology_changed();
-        self.plan_soon(node);
+        self.started(node);
         Ok(())
     }
 

@@ -256,6 +256,7 @@ fn timing() -> Timing {
         view_up_us: (100 * MS, 2 * SECOND),
         view_down_us: (5 * SECOND, 12 * SECOND),
         plan_delay_us: 200 * MS,
+        patience_us: 10 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),
         idle_say_us: 10 * SECOND,
         idle_say_entries: 10_000,

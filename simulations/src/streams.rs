@@ -3,6 +3,7 @@
 //! after any failure. The duties are those of the daemon's own driver.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
@@ -47,7 +48,7 @@ impl World {
             process.elsewhere_told = modes.clone();
             self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
         }
-        let plan = topology::plan(me, &shared, &members);
+        let plan = topology::plan(me, &shared, &self.within_patience(node, &members));
         self.stats.mode_conflicts += plan.conflicts.len() as u64;
         let mut wanted = BTreeMap::new();
         for ((eid, family), classes) in plan.follow {
@@ -73,7 +74,7 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
-                    process.follows.insert(*at, Follow::new(*classes));
+                    process.follows.insert(*at, Box::new(Follow::new(*classes)));
                     fresh.push(*at);
                 }
             }
@@ -107,7 +108,7 @@ impl World {
         (follow.stream, follow.replied, follow.applying) = (stream, false, false);
         follow.waiting.clear();
         follow.next_place = 0;
-        let bytes = codec::encode_frame(&request).expect("a request fits in a frame");
+        let bytes = codec::encode_frame(&request).expect("a request fits in a frame").into();
         let epoch = self.net.believed(node, peer);
         if epoch == 0 {
             return self.retry_later(node, peer, family);
@@ -128,7 +129,7 @@ impl World {
     }
 
     /// Ends the present stream; another is opened from the durable cursor after a pause.
-    fn retry_later(&mut self, node: HostId, peer: HostId, family: FamilyIx) {
+    pub fn retry_later(&mut self, node: HostId, peer: HostId, family: FamilyIx) {
         let (low, high) = self.history.timing.retry_us;
         let pause = self.rng.between(low, high);
         let host = &mut self.hosts[node];
@@ -136,7 +137,7 @@ impl World {
         let process = host.process.as_mut().expect("it is up");
         let Some(follow) = process.follows.get_mut(&(peer, family)) else { return };
         let due = follow.retry_due;
-        *follow = Follow { retry_due: true, ..Follow::new(follow.wanted) };
+        **follow = Follow { retry_due: true, ..Follow::new(follow.wanted) };
         if !due {
             self.schedule(pause, Event::Retry { node, incarnation, peer, family });
         }
@@ -168,7 +169,12 @@ impl World {
         let Some(follow) = process.follows.get_mut(&(peer, family)).filter(|follow| follow.stream == stream) else {
             return Ok(());
         };
-        follow.waiting.insert(frame.place, (frame.bytes, frame.damaged));
+        if follow.applying || follow.next_place != frame.place {
+            follow.waiting.insert(frame.place, (frame.bytes, frame.damaged));
+            return Ok(());
+        }
+        follow.next_place += 1;
+        self.take_frame(node, peer, family, &frame.bytes, frame.damaged)?;
         self.take_waiting(node, peer, family, stream)
     }
 
@@ -239,12 +245,17 @@ impl World {
             }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
-                *follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+                **follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
                 return Ok(());
             }
         };
         follow.applying = true;
         let stream = follow.stream;
+        // A stream that its follower has just left may have handed in the same frame.
+        if self.history.checking.each_commit && self.rng.chance(10) {
+            self.stats.frames_doubled += 1;
+            self.submit(node, Input::Apply(apply.clone()), Waiting::Nobody);
+        }
         self.submit(node, Input::Apply(apply), Waiting::Follow { peer, family, stream, reopen });
         Ok(())
     }
@@ -300,15 +311,15 @@ impl World {
         };
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         // Streams of one connection overtake each other: one that its follower has left is of no use.
-        if process.sources.get(&(family, peer)).is_some_and(|serving| serving.stream > stream) {
+        if process.sources.get((family, peer)).is_some_and(|serving| serving.stream > stream) {
             return Ok(());
         }
         let read = process.replica.read().expect("memory reads");
         let families = process.replica.ledger().families.clone();
         let (reply, source) = Source::open(&read, &families, &request).expect("memory reads");
         drop(read);
-        process.sources.remove(&(family, peer));
-        let bytes = codec::encode_frame(&reply).expect("a reply fits in a frame");
+        process.sources.remove((family, peer));
+        let bytes = codec::encode_frame(&reply).expect("a reply fits in a frame").into();
         let serving = source.is_some();
         if let Some(source) = source {
             let state = Serving { source, stream, in_flight: 0, starved: false, frames_sent: 1 };
@@ -325,7 +336,7 @@ impl World {
         family: FamilyIx,
         stream: u64,
         place: u32,
-        bytes: Vec<u8>,
+        bytes: Arc<[u8]>,
     ) {
         let epoch = self.net.believed(node, peer);
         let frame = Frame {
@@ -345,10 +356,7 @@ impl World {
 
     pub fn wake_sources(&mut self, node: HostId, family: FamilyIx, classes: Classes) -> Checked {
         let process = self.hosts[node].process.as_ref().expect("it is up");
-        let of_family = process.sources.range((family, 0)..=(family, HostId::MAX));
-        let peers: Vec<HostId> =
-            of_family.filter(|(_, serving)| serving.source.wants(classes)).map(|((_, peer), _)| *peer).collect();
-        for peer in peers {
+        for peer in process.sources.wanting(family, classes) {
             self.pump(node, peer, family)?;
         }
         Ok(())
@@ -359,7 +367,7 @@ impl World {
         let window = self.history.timing.window_frames;
         loop {
             let process = self.hosts[node].process.as_mut().expect("it is up");
-            let Some(serving) = process.sources.get_mut(&(family, peer)) else { return Ok(()) };
+            let Some(serving) = process.sources.get_mut((family, peer)) else { return Ok(()) };
             if serving.in_flight >= window {
                 serving.starved = true;
                 return Ok(());
@@ -372,9 +380,14 @@ impl World {
             let (stream, place) = (serving.stream, serving.frames_sent);
             serving.frames_sent += 1;
             self.what_is_sent_may_be_sent(node, family, peer, &entries)?;
-            let bytes = match codec::encode_frame(&entries) {
-                Ok(bytes) => bytes,
-                Err(error) => return ensure(false, Check::Bounded, || format!("node {node} made a frame: {error}")),
+            let bytes = match &self.encoded {
+                Some((same, bytes)) if *same == entries => bytes.clone(),
+                _ => match codec::encode_frame(&entries) {
+                    Ok(bytes) => self.encoded.insert((entries, bytes.into())).1.clone(),
+                    Err(error) => {
+                        return ensure(false, Check::Bounded, || format!("node {node} made a frame: {error}"));
+                    }
+                },
             };
             self.send_from_source(node, peer, family, stream, place, bytes);
         }
@@ -384,7 +397,7 @@ impl World {
     fn credit(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) {
         let back_us = if self.near(node, peer) { self.net.links.near_us[0] } else { self.net.links.far_us[0] };
         let Some(process) = &mut self.hosts[node].process else { return };
-        let Some(serving) = process.sources.get_mut(&(family, peer)).filter(|serving| serving.stream == stream) else {
+        let Some(serving) = process.sources.get_mut((family, peer)).filter(|serving| serving.stream == stream) else {
             return;
         };
         serving.in_flight = serving.in_flight.saturating_sub(1);
@@ -395,7 +408,7 @@ impl World {
 
     pub fn on_source_ready(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) -> Checked {
         let Some(process) = &self.hosts[node].process else { return Ok(()) };
-        let same = process.sources.get(&(family, peer)).is_some_and(|serving| serving.stream == stream);
+        let same = process.sources.get((family, peer)).is_some_and(|serving| serving.stream == stream);
         if same { self.pump(node, peer, family) } else { Ok(()) }
     }
 
@@ -421,14 +434,11 @@ impl World {
     pub fn end_streams_of_changed_marks(&mut self, node: HostId) {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let families = process.replica.ledger().families.clone();
-        let mut ended = Vec::new();
-        process.sources.retain(|at, serving| {
-            let serves = serving.source.still_serves(&families);
-            if !serves {
-                ended.push((*at, serving.stream));
-            }
-            serves
-        });
+        let over = process.sources.iter().filter(|(_, serving)| !serving.source.still_serves(&families));
+        let ended: Vec<_> = over.map(|(at, serving)| (*at, serving.stream)).collect();
+        for (at, _) in &ended {
+            process.sources.remove(*at);
+        }
         // A follower of what is not shared any more stops too; the next plan drops it.
         let unshared = |family: &FamilyIx| families.mode_of(&self.families[*family].0).is_none();
         process.follows.retain(|(_, family), _| !unshared(family));
@@ -483,7 +493,7 @@ impl World {
         };
         let process = host.process.as_ref().expect("it is up");
         let only_local =
-            process.sources.get(&(family, peer)).is_some_and(|serving| !serving.source.wants(Classes::NEAR));
+            process.sources.get((family, peer)).is_some_and(|serving| !serving.source.wants(Classes::NEAR));
         let mut keys = BTreeSet::new();
         for record in &entries.records {
             let key = &record.key;

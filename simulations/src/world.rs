@@ -1,12 +1,13 @@
-//! The world: an event heap in virtual time. Ties are broken by the order in which events were made.
+//! The world: events in virtual time, handled one after the other.
 //!
 //! Never here: what an event means (`process`, `streams`, `faults`), the wall clock, hash maps.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
+use kinfolk::core::message::Entries;
 use kinfolk::core::path::Family;
 use kinfolk::store::memory::MemoryStore;
 use xxhash_rust::xxh3::xxh3_64;
@@ -19,6 +20,7 @@ use crate::judge::Branches;
 use crate::membership::Membership;
 use crate::model::{Acknowledged, DiskModel};
 use crate::network::{Frame, Network};
+use crate::queue::Queue;
 use crate::rng::{Rng, mix};
 
 #[derive(Debug)]
@@ -40,32 +42,10 @@ pub enum Event {
     FaultEnds { index: usize },
     Flap { index: usize },
     Start { node: HostId, incarnation: u32 },
+    Topology,
     Sweep,
     Heal,
     Inspect,
-}
-
-struct Scheduled {
-    at: Us,
-    ordinal: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.ordinal == other.ordinal
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.ordinal).cmp(&(other.at, other.ordinal))
-    }
 }
 
 /// Counts for reports and coverage.
@@ -78,6 +58,12 @@ pub struct Stats {
     pub commits: u64,
     pub commits_failed: u64,
     pub frames_refused: u64,
+    pub frames_too_long: u64,
+    /// Frames that came over two streams of one follower.
+    pub frames_doubled: u64,
+    /// Gossip that came again, and gossip that came after newer.
+    pub news_repeated: u64,
+    pub news_overtaken: u64,
     pub compares: u64,
     pub give_ups: u64,
     pub mode_conflicts: u64,
@@ -101,8 +87,7 @@ pub enum Phase {
 
 pub struct World {
     pub now: Us,
-    heap: BinaryHeap<Reverse<Scheduled>>,
-    ordinal: u64,
+    queue: Queue<Event>,
     trace: u64,
     pub history: History,
     pub rng: Rng,
@@ -123,6 +108,10 @@ pub struct World {
     pub flapped: Vec<bool>,
     pub clones: BTreeMap<usize, HostId>,
     pub record_curve: bool,
+    /// What was last encoded: the next follower may be sent the same.
+    pub encoded: Option<(Entries, Arc<[u8]>)>,
+    /// The topology is looked at later in this instant.
+    pub topology_due: bool,
     /// A violation seen where none could be returned.
     pub broken: Option<crate::check::Violation>,
 }
@@ -144,8 +133,7 @@ impl World {
             .collect();
         let mut world = Self {
             now: 0,
-            heap: BinaryHeap::new(),
-            ordinal: 0,
+            queue: Queue::new(),
             trace: mix(history.seed),
             rng: root.fork(10),
             hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec)).collect(),
@@ -163,6 +151,8 @@ impl World {
             flapped: vec![false; history.faults.len()],
             clones: BTreeMap::new(),
             record_curve: false,
+            encoded: None,
+            topology_due: false,
             broken: None,
             history,
         };
@@ -189,8 +179,7 @@ impl World {
     }
 
     pub fn schedule_at(&mut self, at: Us, event: Event) {
-        self.ordinal += 1;
-        self.heap.push(Reverse(Scheduled { at: at.max(self.now), ordinal: self.ordinal, event }));
+        self.queue.put(at, event);
     }
 
     pub fn schedule(&mut self, after: Us, event: Event) {
@@ -209,7 +198,7 @@ impl World {
     /// Runs to the end, or to the first check that does not hold.
     pub fn run(&mut self, mut watch: impl FnMut(&World)) -> Checked {
         while self.phase != Phase::Done {
-            let Some(Reverse(Scheduled { at, event, .. })) = self.heap.pop() else { break };
+            let Some((at, event)) = self.queue.take() else { break };
             self.now = at;
             self.stats.events += 1;
             self.handle(event)?;
@@ -249,6 +238,7 @@ impl World {
             Event::FaultEnds { index } => self.on_fault_ends(index),
             Event::Flap { index } => self.on_flap(index),
             Event::Start { node, incarnation } => self.on_start(node, incarnation),
+            Event::Topology => self.on_topology(),
             Event::Sweep => self.on_sweep(),
             Event::Heal => self.on_heal(),
             Event::Inspect => self.on_inspect(),
@@ -335,7 +325,7 @@ impl World {
                     follow.retry_due
                 );
             }
-            for ((family, peer), serving) in &process.sources {
+            for ((family, peer), serving) in process.sources.iter() {
                 text += &format!(
                     "  serves {peer} in {}: stream {} sent {} in flight {}\n",
                     self.families[*family].0,

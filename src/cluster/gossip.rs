@@ -91,7 +91,8 @@ impl GossipConfig {
         }
     }
 
-    fn failure_detector(&self) -> FailureDetectorConfig {
+    /// When a node counts as dead, in the words of chitchat.
+    pub fn failure_detector(&self) -> FailureDetectorConfig {
         FailureDetectorConfig {
             phi_threshold: self.phi_threshold,
             sampling_window_size: self.sampling_window,

@@ -92,14 +92,14 @@ impl Header {
 /// A whole frame. An error means that the message is too large to travel, which is the sender's fault.
 pub fn encode_frame<M: Message>(message: &M) -> Result<Vec<u8>, CodecError> {
     let mut frame = vec![MAGIC[0], MAGIC[1], PROTOCOL_VERSION, M::KIND, 0, 0, 0, 0];
-    let payload =
-        bincode::serde::encode_to_vec(message, CONFIG).map_err(|error| CodecError::Payload(error.to_string()))?;
-    if payload.len() > FRAME_MAX_BYTES {
-        return Err(CodecError::TooLong(payload.len()));
+    bincode::serde::encode_into_std_write(message, &mut frame, CONFIG)
+        .map_err(|error| CodecError::Payload(error.to_string()))?;
+    let payload_bytes = frame.len() - HEADER_BYTES;
+    if payload_bytes > FRAME_MAX_BYTES {
+        return Err(CodecError::TooLong(payload_bytes));
     }
-    let length = u32::try_from(payload.len()).expect("under the frame limit");
-    frame[4..].copy_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&payload);
+    let length = u32::try_from(payload_bytes).expect("under the frame limit");
+    frame[4..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
     Ok(frame)
 }
 

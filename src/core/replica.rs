@@ -301,8 +301,9 @@ impl<S: Store> Replica<S> {
         if self.broken {
             self.recover(now)?;
         }
-        // A transaction that does not even begin leaves nothing to bring back.
+        #[cfg(feature = "mutants")]
         let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
+        // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
         let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
         match result {
@@ -311,6 +312,7 @@ impl<S: Store> Replica<S> {
                 Ok(committed)
             }
             Err(error) => {
+                #[cfg(feature = "mutants")]
                 if mutant!(CursorBeforeData) {
                     self.save_cursors(&early)?;
                 }
@@ -344,6 +346,7 @@ impl<S: Store> Replica<S> {
     }
 
     /// A planted fault: cursors in a transaction of their own, which outlives that of what they count.
+    #[cfg(feature = "mutants")]
     fn save_cursors(&mut self, inputs: &[Input]) -> Result<(), StoreError> {
         let mut write = self.store.write()?;
         for input in inputs {
