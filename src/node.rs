@@ -141,7 +141,6 @@ pub struct Node {
     writer: writer::Writer,
     tracker: TaskTracker,
     cancel: CancellationToken,
-    http: std::net::SocketAddr,
     cluster: std::net::SocketAddr,
     streams: Streams,
 }
@@ -173,9 +172,8 @@ impl Node {
             ..GossipConfig::new(unix_ms())
         };
         let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
-        let streams_config = StreamsConfig { site: config.site.clone(), ..StreamsConfig::default() };
         let streams = streams::start(
-            streams_config,
+            StreamsConfig::default(),
             mesh.clone(),
             database.clone(),
             gossip.members(),
@@ -201,7 +199,6 @@ impl Node {
             streams: streams.clone(),
             alarms,
             ready,
-            site: config.site.clone(),
             since_unix_ms: unix_ms(),
             certificate_expires_unix_s: expires_unix_s,
         };
@@ -223,16 +220,11 @@ impl Node {
             }
         });
         tracing::info!(%eid, %run, site = config.site, %cluster, %http, data_dir = %config.data_dir.display(), "node is up");
-        Ok(Self { database, writer, tracker, cancel, http, cluster, streams })
+        Ok(Self { database, writer, tracker, cancel, cluster, streams })
     }
 
     pub fn database(&self) -> &Database<RedbReads> {
         &self.database
-    }
-
-    /// Where HTTP listens.
-    pub fn http_address(&self) -> std::net::SocketAddr {
-        self.http
     }
 
     /// Where the cluster endpoint listens.

@@ -98,7 +98,7 @@ impl<R: Read> Judge<'_, R> {
     }
 
     fn mark(&mut self, path: &Path, mode: Option<Mode>, outcome: &Outcome) -> Checked {
-        let family = Family::new(&path.as_str()[MARKS_FAMILY.len() + 2..]).expect("the workload names families");
+        let family = path.marked_family().expect("a mark's path").expect("the workload names families");
         match mode {
             Some(mode) => self.share(&family, mode, outcome),
             None => self.unshare(&family, outcome),

@@ -32,7 +32,6 @@ use crate::store::writer::{Database, Published};
 /// Limits and times of the follow streams.
 #[derive(Clone, Debug)]
 pub struct StreamsConfig {
-    pub site: String,
     /// A live member that cannot be connected for this long is reached through the neighbours.
     pub unreachable_patience_ms: u64,
     /// How often a source tells a quiet follower that it is complete further, at most.
@@ -48,7 +47,6 @@ pub struct StreamsConfig {
 impl Default for StreamsConfig {
     fn default() -> Self {
         Self {
-            site: "default".into(),
             unreachable_patience_ms: 10_000,
             idle_frame_ms: 1_000,
             request_timeout_ms: 5_000,
@@ -58,7 +56,7 @@ impl Default for StreamsConfig {
     }
 }
 
-/// Members as membership publishes them.
+/// The other members as membership publishes them.
 pub type Members = Arc<Vec<Member>>;
 
 /// How far each followed stream is, by source and family.
@@ -210,7 +208,8 @@ impl<R: Reads> Planner<R> {
             if self.running.contains_key(&(source, family.clone())) {
                 continue;
             }
-            let crossing = members.iter().any(|member| member.eid == source && member.site != self.room.config.site);
+            let crossing =
+                members.iter().any(|member| member.eid == source && member.site != self.room.mesh.config().site);
             let cancel = self.room.cancel.child_token();
             let follow = Follow::new(self.room.clone(), source, crossing, family.clone(), shared[&family], classes);
             let task_cancel = cancel.clone();
@@ -221,9 +220,7 @@ impl<R: Reads> Planner<R> {
 
     /// The writer refuses to share a family in another mode than a live member: it must know theirs.
     async fn tell_elsewhere(&mut self, members: &[Member]) {
-        let me = self.room.mesh.eid();
-        let others: Vec<Member> = members.iter().filter(|member| member.eid != me).cloned().collect();
-        let modes = topology::modes_elsewhere(&others);
+        let modes = topology::modes_elsewhere(members);
         if modes != self.told_elsewhere
             && self.room.database.submit(Input::Elsewhere { modes: modes.clone() }).await.is_ok()
         {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mark, Mode};
-use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, PathError, Value};
+use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
 use super::replica::{
@@ -99,7 +99,7 @@ impl<'a, W: Write> Batch<'a, W> {
     // ---- local writes -------------------------------------------------------------------------
 
     fn put(&mut self, path: Path, value: Value) -> Step<Outcome> {
-        if let Some(family) = marked_family(&path) {
+        if let Some(family) = path.marked_family() {
             let family = step!(family);
             let mode = step!(value.as_str().parse::<Mode>());
             return Ok(self.share(family, mode)?.map(|stamp| Outcome::Written { path, stamp }));
@@ -118,17 +118,17 @@ impl<'a, W: Write> Batch<'a, W> {
     }
 
     fn delete(&mut self, path: Path) -> Step<Outcome> {
-        if let Some(family) = marked_family(&path) {
+        if let Some(family) = path.marked_family() {
             let family = step!(family);
             return Ok(self.unshare(&family)?.map(|stamp| Outcome::Written { path, stamp }));
         }
         step!(writable(&path));
         let key = self.own_key(path.clone());
-        match self.write.record(&key)? {
-            Some(stored) if !stored.register.is_tombstone() => {}
+        let existing = match self.write.record(&key)? {
+            Some(stored) if !stored.register.is_tombstone() => stored,
             _ => return Ok(Err(Refusal::NotFound)),
-        }
-        let stamp = step!(self.delete_here(key)?);
+        };
+        let stamp = step!(self.delete_here(key, existing)?);
         Ok(Ok(Outcome::Written { path, stamp }))
     }
 
@@ -146,7 +146,8 @@ impl<'a, W: Write> Batch<'a, W> {
         let mut count = 0;
         for key in keys {
             // The only refusal is a register at the end of all stamps: it stays, and is not counted.
-            count += u64::from(self.delete_here(key)?.is_ok());
+            let existing = self.write.record(&key)?.expect("the scan has just found it");
+            count += u64::from(self.delete_here(key, existing)?.is_ok());
         }
         Ok(Ok(Outcome::Removed { count }))
     }
@@ -160,10 +161,10 @@ impl<'a, W: Write> Batch<'a, W> {
     }
 
     /// A tombstone in a shared family; elsewhere the record simply goes.
-    fn delete_here(&mut self, key: RecordKey) -> Step<Stamp> {
+    fn delete_here(&mut self, key: RecordKey, existing: Stored) -> Step<Stamp> {
         self.counts.deletes += 1;
         if self.families().covering(&key.path).is_some() && !mutant!(TombstoneForgotten) {
-            return self.write_here(key, None);
+            return self.write_over(&key, Some(&existing), None);
         }
         let hlc = self.clock.tick(self.now);
         self.write.remove_record(&key)?;
@@ -173,11 +174,15 @@ impl<'a, W: Write> Batch<'a, W> {
 
     fn write_here(&mut self, key: RecordKey, value: Option<Value>) -> Step<Stamp> {
         let existing = self.write.record(&key)?;
-        let Some(hlc) = self.next_hlc(&key, existing.as_ref()) else {
+        self.write_over(&key, existing.as_ref(), value)
+    }
+
+    fn write_over(&mut self, key: &RecordKey, existing: Option<&Stored>, value: Option<Value>) -> Step<Stamp> {
+        let Some(hlc) = self.next_hlc(key, existing) else {
             return Ok(Err(Refusal::StampExhausted));
         };
         let stamp = Stamp { hlc, eid: self.eid(), hash: value_hash(value.as_ref()) };
-        self.store(&key, Register::new(value, stamp), Class::Local, existing.as_ref())?;
+        self.store(key, Register::new(value, stamp), Class::Local, existing)?;
         Ok(Ok(stamp))
     }
 
@@ -228,9 +233,10 @@ impl<'a, W: Write> Batch<'a, W> {
     fn admit(&mut self) -> Step<Outcome> {
         let path = Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.eid())).expect("a good path");
         let key = RecordKey::plain(path);
-        if self.write.record(&key)?.is_none() || mutant!(AdmitAgain) {
+        let existing = self.write.record(&key)?;
+        if existing.is_none() || mutant!(AdmitAgain) {
             let value = Value::new("admitted").expect("a good value");
-            step!(self.write_here(key, Some(value))?);
+            step!(self.write_over(&key, existing.as_ref(), Some(value))?);
         }
         Ok(Ok(Outcome::Noted))
     }
@@ -426,11 +432,6 @@ fn touch(touched: &mut BTreeMap<Family, Classes>, family: &Family, class: Class)
         Some(classes) => *classes = *classes | Classes::only(class),
         None => _ = touched.insert(family.clone(), Classes::only(class)),
     }
-}
-
-/// The family that a path under the marks names, if it is such a path.
-fn marked_family(path: &Path) -> Option<Result<Family, PathError>> {
-    (path.top() == MARKS_FAMILY).then(|| Family::new(&path.as_str()[MARKS_FAMILY.len() + 2..]))
 }
 
 fn writable(path: &Path) -> Result<(), Refusal> {

@@ -197,7 +197,7 @@ impl Clock {
 
     /// Shows the clock a stamp that arrived, so that later writes here beat it.
     pub fn observe(&mut self, stamp: Hlc, now: UnixMs) -> Observed {
-        let ahead_ms = stamp.unix_ms().saturating_sub(now.clamp(EPOCH_MS, LAST_WALL_MS));
+        let ahead_ms = ahead_ms(stamp, now);
         if ahead_ms > self.max_drift_ms.get() && !mutant!(FutureStampObserved) {
             return Observed::FarFuture { ahead_ms };
         }
@@ -226,7 +226,7 @@ impl Clock {
 
     /// Whether a stamp would move the clock if it were observed now.
     pub fn is_near(&self, stamp: Hlc, now: UnixMs) -> bool {
-        stamp.unix_ms().saturating_sub(now.clamp(EPOCH_MS, LAST_WALL_MS)) <= self.max_drift_ms.get()
+        ahead_ms(stamp, now) <= self.max_drift_ms.get()
     }
 
     /// The counter of `full`'s millisecond is full: go on in the next one.
@@ -240,6 +240,10 @@ impl Clock {
     fn set_wall(&mut self, now: UnixMs) {
         self.generator.set_current_timestamp(signed(now.clamp(EPOCH_MS, LAST_WALL_MS)));
     }
+}
+
+fn ahead_ms(stamp: Hlc, now: UnixMs) -> u64 {
+    stamp.unix_ms().saturating_sub(now.clamp(EPOCH_MS, LAST_WALL_MS))
 }
 
 fn signed(unix_ms: UnixMs) -> i64 {

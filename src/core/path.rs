@@ -103,6 +103,12 @@ impl Path {
         top(self.relative())
     }
 
+    /// For `/__asterisk_shared_family/foo`: the family `foo` whose mark it is. None for any other path.
+    pub fn marked_family(&self) -> Option<Result<Family, PathError>> {
+        let family = self.relative().strip_prefix(MARKS_FAMILY)?.strip_prefix('/')?;
+        Some(Family::new(family))
+    }
+
     /// The EID this path is under, if its first segment is one: such a path is read-only.
     pub fn under_eid(&self) -> Option<Eid> {
         self.top().parse().ok()

@@ -60,7 +60,7 @@ impl<R: Read> View<R> {
     }
 
     fn mark(&self, path: &Path) -> Option<Found> {
-        let family = Family::new(&path.as_str()[MARKS_FAMILY.len() + 2..]).ok()?;
+        let family = path.marked_family()?.ok()?;
         let mark = self.families.mark(&family)?;
         let value = Value::new(mark.mode.mark_text()).expect("a good value");
         Some(Found { path: path.clone(), value, stamp: mark.stamp, owner: None })

@@ -27,7 +27,6 @@ pub struct Reporter<R> {
     pub streams: Streams,
     pub alarms: Alarms,
     pub ready: Arc<AtomicBool>,
-    pub site: String,
     pub since_unix_ms: u64,
     pub certificate_expires_unix_s: i64,
 }
@@ -51,7 +50,7 @@ impl<R: Reads> Reporter<R> {
         let duplicate_eid = *self.mesh.duplicate_eid().borrow();
         NodeStatus {
             eid: self.database.eid(),
-            site: self.site.clone(),
+            site: self.mesh.config().site.clone(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             run: published.run.to_string(),
             head: published.ledger.head,
@@ -92,7 +91,7 @@ impl<R: Reads> Reporter<R> {
         let marks = published.ledger.families.marks();
         let own = MemberStatus {
             eid: self.database.eid(),
-            site: self.site.clone(),
+            site: self.mesh.config().site.clone(),
             address: self.mesh.advertise().to_string(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             live: true,

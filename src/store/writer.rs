@@ -63,7 +63,7 @@ pub struct BatchReport<'a> {
 
 struct Job {
     input: Input,
-    answer: Option<oneshot::Sender<Result<Outcome, SubmitError>>>,
+    answer: oneshot::Sender<Result<Outcome, SubmitError>>,
 }
 
 /// Wakes those who follow a family, by the scope that they asked for: else every record that arrives would
@@ -119,7 +119,7 @@ impl<R: Reads> Database<R> {
     /// Carries out an input; returns when it is durable.
     pub async fn submit(&self, input: Input) -> Result<Outcome, SubmitError> {
         let (answer, outcome) = oneshot::channel();
-        let job = Job { input, answer: Some(answer) };
+        let job = Job { input, answer };
         self.queue.send(job).await.map_err(|_| SubmitError::Stopping)?;
         outcome.await.map_err(|_| SubmitError::Stopping)?
     }
@@ -236,9 +236,7 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
     }
 }
 
-fn give(answer: Option<oneshot::Sender<Result<Outcome, SubmitError>>>, outcome: Result<Outcome, SubmitError>) {
-    if let Some(answer) = answer {
-        // Whoever asked may have gone away; what they asked for is done all the same.
-        let _ = answer.send(outcome);
-    }
+fn give(answer: oneshot::Sender<Result<Outcome, SubmitError>>, outcome: Result<Outcome, SubmitError>) {
+    // Whoever asked may have gone away; what they asked for is done all the same.
+    let _ = answer.send(outcome);
 }

@@ -89,10 +89,8 @@ impl<R: Reads> Follow<R> {
             let (error, was_current) = self.follow().await;
             self.publish(|progress| progress.connected = false);
             self.report(&error);
-            backoff_ms = match (was_current, &error) {
-                (true, _) => self.room.config.backoff_min_ms,
-                (false, _) => (backoff_ms * 2).min(self.room.config.backoff_max_ms),
-            };
+            let config = &self.room.config;
+            backoff_ms = if was_current { config.backoff_min_ms } else { (backoff_ms * 2).min(config.backoff_max_ms) };
             #[expect(clippy::disallowed_methods, reason = "jitter, so that followers do not come back all at once")]
             let pause_ms = rand::random_range(backoff_ms / 2..=backoff_ms);
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
+use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableHandle};
 use serde::de::DeserializeOwned;
 
 use super::{Opened, from_storage, from_table};
@@ -59,6 +59,11 @@ pub trait Rows {
     fn note_record(&self, _key: Vec<u8>, _seq: Option<u64>) {}
 }
 
+/// Records are read one by one, and so have a way of their own.
+pub(super) fn is_records(table: Table) -> bool {
+    table.name() == RECORDS.name()
+}
+
 /// A snapshot's own transaction, or one that several share.
 pub(super) enum Txn {
     Own(ReadTransaction),
@@ -94,7 +99,7 @@ impl Snapshot {
         table: Table,
         read: impl FnOnce(&ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if ::redb::TableHandle::name(&table) != ::redb::TableHandle::name(&RECORDS) {
+        if !is_records(table) {
             return read(&self.txn.open_table(table).map_err(from_table)?);
         }
         if let Some(records) = self.records.get() {

@@ -17,7 +17,7 @@ use ::redb::{
 
 use super::rows::{
     ADAPTER, Bounds, CURSORS, FEED, HEAD, MARKS, META, RECORDS, RUNS, RowVisit, Rows, TABLES, Table, View, feed_key,
-    feed_row, get, row,
+    feed_row, get, is_records, row,
 };
 use super::{Opened, RedbStore, from_commit, from_storage, from_table, from_transaction};
 use crate::core::codec::encode_row;
@@ -111,7 +111,7 @@ impl Rows for Transaction<'_> {
         if let Some(row) = rows.get(key) {
             return row.as_deref().map(decode).transpose();
         }
-        if let Some(before) = self.records_before.as_ref().filter(|_| table.name() == RECORDS.name() && !written) {
+        if let Some(before) = self.records_before.as_ref().filter(|_| is_records(table) && !written) {
             return get(before, key, decode);
         }
         get(&self.txn.open_table(table).map_err(from_table)?, key, decode)
