@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::clock::{Hlc, UnixMs};
 use crate::core::eid::Eid;
+use crate::core::losers::{Loser, Losers};
 use crate::core::path::Family;
-use crate::core::record::Classes;
+use crate::core::record::{Classes, RecordKey};
 use crate::core::replica::{Committed, Input, Ledger, Outcome, Replica};
 use crate::core::storage::{Reads, Run, Store, StoreError};
 use crate::core::view::View;
@@ -71,6 +72,9 @@ struct Job {
 #[derive(Clone, Debug, Default)]
 struct Wakes(Arc<Mutex<WakesByScope>>);
 
+/// The writes that lost since the start, shared with those who ask about them.
+type SharedLosers = Arc<Mutex<Losers>>;
+
 type WakesByScope = BTreeMap<(Family, Classes), watch::Sender<u64>>;
 
 impl Wakes {
@@ -97,6 +101,8 @@ pub struct Database<R> {
     reads: R,
     published: watch::Receiver<Arc<Published>>,
     wakes: Wakes,
+    losers: SharedLosers,
+    now: fn() -> UnixMs,
 }
 
 impl<R: Clone> Clone for Database<R> {
@@ -107,6 +113,8 @@ impl<R: Clone> Clone for Database<R> {
             reads: self.reads.clone(),
             published: self.published.clone(),
             wakes: self.wakes.clone(),
+            losers: self.losers.clone(),
+            now: self.now,
         }
     }
 }
@@ -114,6 +122,11 @@ impl<R: Clone> Clone for Database<R> {
 impl<R: Reads> Database<R> {
     pub fn eid(&self) -> Eid {
         self.eid
+    }
+
+    /// The wall clock, as the writer reads it.
+    pub fn now(&self) -> UnixMs {
+        (self.now)()
     }
 
     /// Carries out an input; returns when it is durable.
@@ -143,6 +156,11 @@ impl<R: Reads> Database<R> {
     /// Changes with every batch.
     pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
         self.published.clone()
+    }
+
+    /// The writes to a record that lost lately, newest first.
+    pub fn losers(&self, key: &RecordKey) -> Vec<Loser> {
+        self.losers.lock().unwrap_or_else(PoisonError::into_inner).of(key).cloned().collect()
     }
 
     /// Changes when a family has new entries of one of these classes in the change feed.
@@ -175,10 +193,17 @@ where
 {
     let (queue, inbox) = mpsc::channel(limits.queue_max);
     let (publish, published) = watch::channel(Arc::new(publication(&replica, None)));
-    let wakes = Wakes::default();
-    let database =
-        Database { eid: replica.eid(), queue, reads: replica.store().reads(), published, wakes: wakes.clone() };
-    let mut thread = Thread { replica, inbox, batch_max: limits.batch_max, now, on_batch, publish, wakes };
+    let (wakes, losers) = (Wakes::default(), SharedLosers::default());
+    let database = Database {
+        eid: replica.eid(),
+        queue,
+        reads: replica.store().reads(),
+        published,
+        wakes: wakes.clone(),
+        losers: losers.clone(),
+        now,
+    };
+    let mut thread = Thread { replica, inbox, batch_max: limits.batch_max, now, on_batch, publish, wakes, losers };
     let handle = std::thread::Builder::new().name("kinfolk-writer".into()).spawn(move || thread.run())?;
     Ok((database, Writer(handle)))
 }
@@ -195,6 +220,7 @@ struct Thread<S: Store, F> {
     on_batch: F,
     publish: watch::Sender<Arc<Published>>,
     wakes: Wakes,
+    losers: SharedLosers,
 }
 
 impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
@@ -218,6 +244,7 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
         (self.on_batch)(BatchReport { result: result.as_ref(), inputs: count, took });
         match result {
             Ok(committed) => {
+                self.losers.lock().unwrap_or_else(PoisonError::into_inner).extend(committed.losers);
                 self.wakes.wake(&committed.touched, self.replica.ledger().head);
                 for (answer, outcome) in answers.into_iter().zip(committed.outcomes) {
                     give(answer, Ok(outcome));
