@@ -62,10 +62,21 @@ pub struct BatchReport<'a> {
     pub took: Duration,
 }
 
+type Answer = oneshot::Sender<Result<Outcome, SubmitError>>;
+
 struct Job {
     input: Input,
-    answer: oneshot::Sender<Result<Outcome, SubmitError>>,
+    answer: Answer,
 }
+
+/// From so many answers on they are handed out inside the runtime: a wake from the writer's own thread is a
+/// system call, which for a thousand writers took longer than the puts themselves.
+const HAND_OVER_MIN: usize = 32;
+/// Batches whose answers may wait to be handed out. The writer waits beyond that.
+const HAND_OVER_QUEUE_MAX: usize = 8;
+
+/// Answers that are due, on their way into the runtime.
+type Due = Vec<(Answer, Outcome)>;
 
 /// Wakes those who follow a family, by the scope that they asked for: else every record that arrives would
 /// wake every follower only to be told that there is nothing for it.
@@ -181,7 +192,8 @@ impl Writer {
     }
 }
 
-/// Starts the writer thread over an open replica. `now` reads the wall clock; `on_batch` counts.
+/// Starts the writer thread over an open replica. `now` reads the wall clock; `on_batch` counts. Where it is
+/// called in a runtime, a task of that runtime hands out the answers of large batches; it ends with the thread.
 pub fn start<S>(
     replica: Replica<S>,
     limits: WriterLimits,
@@ -203,7 +215,13 @@ where
         losers: losers.clone(),
         now,
     };
-    let mut thread = Thread { replica, inbox, batch_max: limits.batch_max, now, on_batch, publish, wakes, losers };
+    let hand_over = tokio::runtime::Handle::try_current().ok().map(|runtime| {
+        let (due, queue) = mpsc::channel(HAND_OVER_QUEUE_MAX);
+        runtime.spawn(hand_out(queue));
+        due
+    });
+    let batch_max = limits.batch_max;
+    let mut thread = Thread { replica, inbox, batch_max, now, on_batch, publish, wakes, losers, hand_over };
     let handle = std::thread::Builder::new().name("kinfolk-writer".into()).spawn(move || thread.run())?;
     Ok((database, Writer(handle)))
 }
@@ -221,6 +239,7 @@ struct Thread<S: Store, F> {
     publish: watch::Sender<Arc<Published>>,
     wakes: Wakes,
     losers: SharedLosers,
+    hand_over: Option<mpsc::Sender<Due>>,
 }
 
 impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
@@ -246,9 +265,7 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
             Ok(committed) => {
                 self.losers.lock().unwrap_or_else(PoisonError::into_inner).extend(committed.losers);
                 self.wakes.wake(&committed.touched, self.replica.ledger().head);
-                for (answer, outcome) in answers.into_iter().zip(committed.outcomes) {
-                    give(answer, Ok(outcome));
-                }
+                self.answer(answers.into_iter().zip(committed.outcomes).collect());
             }
             Err(error) => {
                 // The commit may have reached the disk all the same, and then followers have something to read.
@@ -261,9 +278,32 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
             }
         }
     }
+
+    fn answer(&self, mut due: Due) {
+        if due.len() >= HAND_OVER_MIN
+            && let Some(hand_over) = &self.hand_over
+        {
+            match hand_over.blocking_send(due) {
+                Ok(()) => return,
+                // The runtime is gone, and most who asked are gone with it.
+                Err(undelivered) => due = undelivered.0,
+            }
+        }
+        for (answer, outcome) in due {
+            give(answer, Ok(outcome));
+        }
+    }
 }
 
-fn give(answer: oneshot::Sender<Result<Outcome, SubmitError>>, outcome: Result<Outcome, SubmitError>) {
+async fn hand_out(mut queue: mpsc::Receiver<Due>) {
+    while let Some(due) = queue.recv().await {
+        for (answer, outcome) in due {
+            give(answer, Ok(outcome));
+        }
+    }
+}
+
+fn give(answer: Answer, outcome: Result<Outcome, SubmitError>) {
     // Whoever asked may have gone away; what they asked for is done all the same.
     let _ = answer.send(outcome);
 }
