@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::core::clock::{Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp};
 use crate::core::eid::Eid;
 use crate::core::family::{Families, Mark, Mode};
+use crate::core::floor::{INTERVAL_DEFAULT_MS, Policy, RETENTION_DEFAULT_MS};
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
 
@@ -26,6 +27,8 @@ mod host_port;
 pub const EXAMPLE: &str = include_str!("config/example.toml");
 
 const MIB: usize = 1 << 20;
+/// Ten years.
+const RETENTION_MAX_S: u64 = 315_360_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -44,6 +47,7 @@ pub struct Config {
     pub limits: Limits,
     pub clock: Clock,
     pub gossip: Gossip,
+    pub tombstones: Tombstones,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +104,21 @@ pub struct Gossip {
     pub dead_node_grace_s: u64,
 }
 
+/// How long deletions are remembered, and how purge floors rise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tombstones {
+    pub retention_s: u64,
+    pub floor_interval_s: u64,
+}
+
+impl Tombstones {
+    /// As the core wants it.
+    pub fn policy(&self) -> Policy {
+        Policy { retention_ms: self.retention_s * 1_000, interval_ms: self.floor_interval_s * 1_000 }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -114,6 +133,7 @@ impl Default for Config {
             limits: Limits::default(),
             clock: Clock::default(),
             gossip: Gossip::default(),
+            tombstones: Tombstones::default(),
         }
     }
 }
@@ -170,6 +190,12 @@ impl Default for Clock {
 impl Default for Gossip {
     fn default() -> Self {
         Self { interval_ms: 300, dead_node_grace_s: 900 }
+    }
+}
+
+impl Default for Tombstones {
+    fn default() -> Self {
+        Self { retention_s: RETENTION_DEFAULT_MS / 1_000, floor_interval_s: INTERVAL_DEFAULT_MS / 1_000 }
     }
 }
 
@@ -349,6 +375,8 @@ impl Config {
             ("limits", "http_body_max_bytes", count(limits.http_body_max_bytes), count(MIB), u64::MAX),
             ("gossip", "interval_ms", self.gossip.interval_ms, 50, 60_000),
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
+            ("tombstones", "retention_s", self.tombstones.retention_s, 1, RETENTION_MAX_S),
+            ("tombstones", "floor_interval_s", self.tombstones.floor_interval_s, 1, RETENTION_MAX_S),
         ];
         for (section, key, value, min, max) in ranges {
             if value < min {

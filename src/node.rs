@@ -4,6 +4,7 @@
 //! spawned on one tracker and ends when one token is cancelled.
 
 mod alarms;
+mod floors;
 mod report;
 pub mod restore;
 
@@ -190,6 +191,7 @@ impl Node {
         };
         spawn(Box::pin(become_ready(ready.clone(), mesh.clone(), streams.clone())));
         spawn(Box::pin(announce(database.clone(), gossip.clone())));
+        spawn(Box::pin(floors::keep(database.clone())));
         spawn(Box::pin(warn_of_expiry(expires_unix_s)));
 
         let (cluster, stop) = (mesh.local_address()?, cancel.clone());
@@ -277,6 +279,7 @@ fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeErr
         limits: config.limits.of_input(),
         max_clock_drift_ms: config.clock.max_clock_drift_ms,
         never_globally: config.never_shared.clone(),
+        policy: config.tombstones.policy(),
     };
     #[expect(clippy::disallowed_methods, reason = "the one draw of the run's id")]
     let mut replica = Replica::open(store, settings, Run(rand::random()), unix_ms()).map_err(fault)?;

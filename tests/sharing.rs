@@ -4,6 +4,7 @@ mod common;
 
 use kinfolk::cli::demo::acks::read_export;
 use kinfolk::cli::demo::api::{Api, Reply};
+use kinfolk::core::clock::Hlc;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::{Follow, FollowReply};
 use kinfolk::core::path::Family;
@@ -184,6 +185,6 @@ fn asked_for(fleet: &TestFleet, node: usize, family: &str) -> Option<FollowReply
         let peer = Peer::connect(&fleet.tls_dir(), eid, fleet.listen(node)).await;
         peer.hello(eid).await.expect("admitted");
         let family = Family::new(family).expect("a family");
-        peer.follow(&Follow { family, mode: Mode::Global, classes: Classes::ALL, cursor: None }).await
+        peer.follow(&Follow { family, mode: Mode::Global, classes: Classes::ALL, cursor: None, floor: Hlc::ZERO }).await
     })
 }

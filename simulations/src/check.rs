@@ -37,6 +37,8 @@ pub enum Check {
     View,
     /// What is damaged on the wire is refused.
     Wire,
+    /// §6: what is doubtful is set aside, and nothing else.
+    Quarantine,
     /// No invariant of the program itself breaks.
     NoPanic,
 }
@@ -60,6 +62,7 @@ impl Check {
             Check::Ledger => "ledger",
             Check::View => "view",
             Check::Wire => "wire",
+            Check::Quarantine => "quarantine",
             Check::NoPanic => "no-panic",
         }
     }

@@ -69,6 +69,13 @@ fn counts(outcome: &Outcome) -> Vec<(&'static str, u64)> {
         ("plan: detour over a neighbour", stats.detours),
         ("plan: mode conflict", stats.mode_conflicts),
         ("key exempt from convergence", stats.exempt_keys),
+        ("floor: tombstone dropped", stats.purged),
+        ("floor: record set aside", stats.set_aside),
+        ("floor: arrival below a promise", branches.barred),
+        ("floor: other floor met", stats.other_floors),
+        ("floor: verify", stats.verifies),
+        ("quarantine: released", stats.released),
+        ("quarantine: discarded", stats.discarded),
     ];
     counts.extend(FaultKind::NAMES.iter().map(|name| (*name, stats.faults.get(name).copied().unwrap_or(0))));
     counts

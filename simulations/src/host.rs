@@ -46,7 +46,18 @@ pub struct CommitFate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiting {
     Client,
-    Follow { peer: HostId, family: FamilyIx, stream: u64, reopen: bool },
+    Follow {
+        peer: HostId,
+        family: FamilyIx,
+        stream: u64,
+        reopen: bool,
+    },
+    /// The purge floors were looked at.
+    Floors,
+    /// One side of a verify.
+    Verify {
+        id: u64,
+    },
     Nobody,
 }
 

@@ -36,6 +36,7 @@ impl World {
         for node in 0..self.hosts.len() {
             self.node_is_sound(node)?;
         }
+        self.nothing_has_risen()?;
         if self.record_curve {
             self.note_lags();
         }
@@ -59,6 +60,7 @@ impl World {
         self.ledger_is_true(node)?;
         self.feed_is_true(node)?;
         self.view_is_true(node)?;
+        self.quarantine_is_true(node)?;
         let peers = process.follows.keys().copied().collect::<BTreeSet<_>>();
         for (peer, family) in peers {
             self.cursor_is_honest(node, peer, family)?;
@@ -190,6 +192,12 @@ impl World {
                 exempt += 1;
                 continue;
             };
+            let homes = sharing.iter().filter(|host| {
+                self.hosts[**host].model.held.get(key).is_some_and(|held| held.origin && held.stamp == winner)
+            });
+            if homes.clone().all(|home| self.is_in_doubt(&sharing, *home, name, winner)) {
+                continue;
+            }
             for host in &sharing {
                 let holds = self.hosts[*host].model.held.get(key).map(|held| held.stamp);
                 if holds != Some(winner) {
@@ -228,7 +236,7 @@ impl World {
             self.hosts.iter().any(|host| host.process.as_ref().is_some_and(|process| !process.inbox.is_empty()));
         let expected = self.hosts.iter().filter(|host| !host.gone_for_good).all(|host| host.up());
         match first {
-            None if expected && !working => self.converged(since, exempt),
+            None if expected && !working && self.floors_are_in_step() => self.converged(since, exempt),
             lag if self.now > since + self.history.converge_within_us => {
                 let homes: Vec<_> = lag.iter().flat_map(|lag| self.homes(&lag.key)).collect();
                 let what =
@@ -290,6 +298,7 @@ impl World {
         for node in 0..self.hosts.len() {
             self.node_is_sound(node)?;
         }
+        self.nothing_has_risen()?;
         self.trace_disks();
         self.phase = Phase::Done;
         Ok(())

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod coverage;
 pub mod draw;
 mod faults;
+mod floors;
 pub mod history;
 mod host;
 mod inspect;

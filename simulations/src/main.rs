@@ -37,6 +37,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// When a run fails, print what every node believes and does instead of looking for a shorter one.
+    #[arg(long, conflicts_with = "swarm")]
+    describe: bool,
     /// List the included scenarios.
     #[arg(long)]
     list: bool,
@@ -53,11 +56,19 @@ struct Arguments {
     #[cfg(feature = "mutants")]
     #[arg(long)]
     mutants: bool,
+    /// Hunt this planted fault alone; the table is left as it is.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Option<String>,
 }
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let arguments = Arguments::parse();
+    #[cfg(feature = "mutants")]
+    if let Some(name) = &arguments.mutant {
+        return hunt_one(name);
+    }
     #[cfg(feature = "mutants")]
     if arguments.mutants {
         return hunt_mutants();
@@ -120,7 +131,12 @@ fn one(arguments: &Arguments) -> ExitCode {
     }
     if let Some(violation) = &outcome.violation {
         println!("violated: {violation}");
-        if arguments.keep.is_none() {
+        if arguments.describe
+            && let Some(world) = &outcome.world
+        {
+            print!("{}", world.describe_streams());
+        }
+        if arguments.keep.is_none() && !arguments.describe {
             tell_shortest(&whole, violation.check, &replay);
         }
         println!("commit: {}", commit());
@@ -188,6 +204,23 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     println!("trace: {:016x}", found.trace);
     let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(feature = "mutants")]
+fn hunt_one(wanted: &str) -> ExitCode {
+    use kinfolk::core::mutants::Mutant;
+    use simulations::swarm::{MUTANT_TIME, mutants};
+
+    let Some((mutant, name, what)) = Mutant::ALL.iter().find(|(_, name, _)| *name == wanted) else {
+        eprintln!("'{wanted}' is no planted fault; there are {}", Mutant::ALL.len());
+        return ExitCode::from(2);
+    };
+    println!("seed: 1");
+    let started = Instant::now();
+    let row = mutants::hunt(*mutant, name, what, &|| started.elapsed() > MUTANT_TIME);
+    println!("{name}: {:?} after {:.1} s", row.found, started.elapsed().as_secs_f64());
+    println!("trace: {:016x}", simulations::rng::mix(row.found.map_or(0, |(_, seed, _)| seed)));
+    if row.found.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(feature = "mutants")]

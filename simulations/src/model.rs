@@ -22,10 +22,19 @@ pub struct Held {
     pub origin: bool,
 }
 
+/// A record that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub stamp: Stamp,
+    pub value: Option<kinfolk::core::path::Value>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct DiskModel {
     pub held: BTreeMap<RecordKey, Held>,
     pub marks: BTreeMap<Family, Mode>,
+    /// Records in quarantine.
+    pub aside: BTreeMap<RecordKey, Aside>,
 }
 
 impl DiskModel {
@@ -55,6 +64,14 @@ impl DiskModel {
         let ours = |key: &RecordKey| key.owner.is_none_or(|owner| owner == me);
         let live = self.held.iter().filter(|(_, held)| !held.tombstone).map(|(key, _)| key);
         live.filter(|key| ours(key) && tree.covers(&key.path)).cloned().collect()
+    }
+
+    /// Puts a record there; what was set aside under its key is settled by the same or a later write.
+    pub fn hold(&mut self, key: RecordKey, held: Held) {
+        if self.aside.get(&key).is_some_and(|aside| aside.stamp <= held.stamp) {
+            self.aside.remove(&key);
+        }
+        self.held.insert(key, held);
     }
 
     fn under(&self, family: &Family) -> Vec<RecordKey> {
@@ -115,6 +132,12 @@ pub struct Acknowledged {
     pub forgotten: BTreeSet<(Eid, Path)>,
     /// Losses that the design allows until there is verify: origins gone, wiped, rolled back or unshared.
     pub losses: u64,
+    /// The latest tombstone of each record that a node dropped because it took part in a round.
+    pub purged: BTreeMap<RecordKey, Stamp>,
+    /// How many records were set aside.
+    pub set_aside: u64,
+    /// The greatest moment that any round would raise a floor to.
+    pub target: Option<kinfolk::core::clock::Hlc>,
 }
 
 impl Acknowledged {

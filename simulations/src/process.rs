@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kinfolk::core::clock::Hlc;
+use kinfolk::core::floor::Policy;
 use kinfolk::core::path::Limits;
 use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
@@ -13,11 +14,12 @@ use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, Store, StoreError};
 
 use crate::check::{Check, Checked, ensure};
+use crate::floors::settle_model;
 use crate::history::HostId;
 use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
 use crate::membership::Told;
-use crate::model::Held;
+use crate::model::{Aside, Held};
 use crate::rng::mix;
 use crate::sources::Sources;
 use crate::world::{Event, World};
@@ -38,6 +40,9 @@ impl World {
         host.incarnation += 1;
         let wall = host.wall(now);
         let mut settings = Settings::new(host.eid);
+        if let Some(floors) = self.history.floors {
+            settings.policy = Policy { retention_ms: floors.retention_ms, interval_ms: floors.interval_ms };
+        }
         settings.limits = Limits { value_max_bytes: host.spec.value_max_bytes, ..Limits::default() };
         let replica = Replica::open(std::mem::take(&mut host.disk), settings, run, wall).expect("memory opens");
         host.process = Some(Process {
@@ -61,6 +66,7 @@ impl World {
         }
         self.tell(node);
         self.schedule(self.history.timing.idle_say_us, Event::Idle { node, incarnation: incarnation + 1 });
+        self.look_later(node);
         self.started(node);
         Ok(())
     }
@@ -98,7 +104,8 @@ impl World {
         while inputs.len() < BATCH_MAX_INPUTS
             && let Some(queued) = process.inbox.pop_front()
         {
-            let last = ends_batch(&queued.input);
+            let last =
+                ends_batch(&queued.input) || self.history.floors.is_some() && matches!(queued.input, Input::Apply(_));
             inputs.push(queued.input);
             waiting.push(queued.waiting);
             if last {
@@ -201,6 +208,10 @@ impl World {
 
     /// Acknowledgements, wake-ups of followers, changed marks: only what is durable.
     fn release(&mut self, node: HostId, waiting: Vec<Waiting>, committed: Committed) -> Checked {
+        self.stats.purged += committed.counts.purged;
+        self.stats.set_aside += committed.counts.quarantined;
+        self.stats.released += committed.counts.released;
+        self.stats.discarded += committed.counts.discarded;
         for (waiting, outcome) in waiting.into_iter().zip(&committed.outcomes) {
             match waiting {
                 Waiting::Follow { peer, family, stream, reopen } => {
@@ -211,6 +222,8 @@ impl World {
                     Outcome::Refused(_) => self.stats.refused += 1,
                     _ => self.stats.writes += 1,
                 },
+                Waiting::Floors => self.on_looked(node, outcome),
+                Waiting::Verify { id } => self.on_repaired(id, outcome),
                 Waiting::Nobody => {}
             }
         }
@@ -261,7 +274,8 @@ impl World {
                     self.on_applied(node, peer, family, stream, false, false)?
                 }
                 Waiting::Client => self.stats.unanswered += 1,
-                Waiting::Nobody => {}
+                Waiting::Verify { id } => _ = self.verifies.remove(&id),
+                Waiting::Floors | Waiting::Nobody => {}
             }
         }
         // Marks may have landed: the daemon looks at the ledger after a failure.
@@ -308,7 +322,8 @@ impl World {
             let stamp = stored.register.stamp();
             let before = host.model.held.get(&key).copied();
             let known = self.acknowledged.is_known(&key.path, stamp);
-            if !known && (stamp.eid != host.eid || !hashes.contains(&stamp.hash)) {
+            let own_books = key.path.top() == kinfolk::core::path::BOOKS_FAMILY && stamp.eid == host.eid;
+            if !known && !own_books && (stamp.eid != host.eid || !hashes.contains(&stamp.hash)) {
                 strange = Some((key.clone(), stamp));
                 return ControlFlow::Break(());
             }
@@ -323,9 +338,11 @@ impl World {
         if let Some((key, stamp)) = strange {
             return ensure(false, Check::KnownWinner, || format!("{} with {stamp} landed on node {node}", key.path));
         }
+        settle_model(&read, &mut host.model, &mut self.acknowledged);
         let lost = lost_records(&host.model.held, &found, inputs);
         ensure(lost.is_none(), Check::DurableAck, || format!("{lost:?} vanished from node {node} in a failed commit"))?;
         host.model.held = found;
+        host.model.aside = asides(&read);
         for (family, mode) in marks {
             if !host.model.marks.contains_key(&family) {
                 host.model.share(host.eid, &family, mode);
@@ -372,10 +389,30 @@ impl World {
     }
 }
 
+fn asides(read: &impl Read) -> BTreeMap<RecordKey, Aside> {
+    let mut asides = BTreeMap::new();
+    read.quarantine(&mut |(key, aside)| {
+        let (stamp, value) = (aside.register.stamp(), aside.register.value().cloned());
+        asides.insert(key, Aside { stamp, value });
+        ControlFlow::Continue(())
+    })
+    .expect("memory reads");
+    asides
+}
+
 fn ends_batch(input: &Input) -> bool {
     matches!(
         input,
-        Input::DeleteTree { .. } | Input::Share { .. } | Input::Unshare { .. } | Input::Import { .. } | Input::Admit
+        Input::DeleteTree { .. }
+            | Input::Share { .. }
+            | Input::Unshare { .. }
+            | Input::Import { .. }
+            | Input::Admit
+            | Input::Floors
+            | Input::Verified(_)
+            | Input::Standing { .. }
+            | Input::Release { .. }
+            | Input::Discard { .. }
     ) || matches!(input, Input::Put { path, .. } | Input::Delete { path } if path.top() == kinfolk::core::path::MARKS_FAMILY)
 }
 

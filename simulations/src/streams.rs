@@ -243,6 +243,11 @@ impl World {
                 self.request(node, peer, family);
                 return Ok(());
             }
+            Next::OtherFloor { .. } => {
+                self.stats.other_floors += 1;
+                self.retry_later(node, peer, family);
+                return Ok(());
+            }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
                 **follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
@@ -543,7 +548,8 @@ impl World {
                     key.classes.contains(class) && record.path.key_in(name).is_some() && exchanged(&record, mode);
                 let there = self.hosts[peer].model.held.get(&record).map(|held| held.stamp);
                 let here = self.hosts[node].model.held.get(&record).map(|held| held.stamp);
-                if wanted && here < there {
+                let below = there.is_some_and(|there| Some(there.hlc) <= self.acknowledged.target);
+                if wanted && here < there && !below {
                     missing = Some((record, here, there));
                     return std::ops::ControlFlow::Break(());
                 }

@@ -44,6 +44,9 @@ pub enum Event {
     Start { node: HostId, incarnation: u32 },
     Topology,
     Sweep,
+    Look { node: HostId, incarnation: u32 },
+    Verify { node: HostId, incarnation: u32, family: FamilyIx, peer: Eid },
+    Repair { node: HostId, incarnation: u32, id: u64, apply: Box<kinfolk::core::replica::Apply> },
     Heal,
     Inspect,
 }
@@ -70,6 +73,12 @@ pub struct Stats {
     pub detours: u64,
     pub faults: BTreeMap<&'static str, u64>,
     pub exempt_keys: u64,
+    pub verifies: u64,
+    pub other_floors: u64,
+    pub purged: u64,
+    pub set_aside: u64,
+    pub released: u64,
+    pub discarded: u64,
     pub converged_after_us: Option<Us>,
     pub probe_converged_after_us: Option<Us>,
     /// By family: moment and how many (node, key) pairs lag behind the winner.
@@ -100,6 +109,8 @@ pub struct World {
     pub acknowledged: Acknowledged,
     pub branches: Branches,
     pub stats: Stats,
+    /// Verifies under way, and when they are given up.
+    pub verifies: BTreeMap<u64, (Us, crate::floors::Verify)>,
     pub streams: u64,
     pub runs: u64,
     pub phase: Phase,
@@ -144,6 +155,7 @@ impl World {
             acknowledged: Acknowledged::default(),
             branches: Branches::default(),
             stats: Stats::default(),
+            verifies: BTreeMap::new(),
             streams: 0,
             runs: 0,
             phase: Phase::Faults,
@@ -240,6 +252,13 @@ impl World {
             Event::Start { node, incarnation } => self.on_start(node, incarnation),
             Event::Topology => self.on_topology(),
             Event::Sweep => self.on_sweep(),
+            Event::Look { node, incarnation } => self.if_current(node, incarnation, Self::on_look),
+            Event::Verify { node, incarnation, family, peer } => {
+                self.if_current(node, incarnation, |world, node| world.on_verify(node, family, peer))
+            }
+            Event::Repair { node, incarnation, id, apply } => {
+                self.if_current(node, incarnation, |world, node| world.on_repair(node, id, *apply))
+            }
             Event::Heal => self.on_heal(),
             Event::Inspect => self.on_inspect(),
         }
@@ -252,6 +271,7 @@ impl World {
             Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
             Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
             Event::ConnectionLost { node, .. } => *node,
+            Event::Look { node, .. } | Event::Verify { node, .. } | Event::Repair { node, .. } => *node,
             Event::View { observer, .. } | Event::Heard { observer, .. } => *observer,
             Event::Write { index } => self.history.writes[*index].node,
             _ => return None,
@@ -311,6 +331,15 @@ impl World {
                 continue;
             };
             text += &format!("node {id} {} marks {:?}\n", host.eid, host.model.marks);
+            let ledger = process.replica.ledger();
+            for family in ledger.families.marks().keys() {
+                text += &format!(
+                    "  floor of {family}: exchanged at {:?}, local {:?}, books {:?}\n",
+                    ledger.families.floor_of(family),
+                    ledger.floors.get(family),
+                    ledger.books.of(family)
+                );
+            }
             for ((peer, family), follow) in &process.follows {
                 let cursor = follow.follower.as_ref().map(|follower| (follower.cursor_seq(), follower.head()));
                 text += &format!(

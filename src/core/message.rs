@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Hlc;
 use super::codec::Message;
 use super::eid::Eid;
 use super::family::Mode;
@@ -35,6 +36,8 @@ pub struct Follow {
     pub classes: Classes,
     /// Where it left off; none: from the beginning.
     pub cursor: Option<Cursor>,
+    /// The follower's purge floor of the family: it is exchanged at equal floors only.
+    pub floor: Hlc,
 }
 
 /// The source's answer.
@@ -47,6 +50,9 @@ pub enum FollowReply {
     Compare { run: Run, head: u64 },
     /// The family is not shared here, or in another mode. The stream ends.
     NotShared { mode: Option<Mode> },
+    /// The source has another purge floor, or is adopting one. The stream ends; whoever has the lower one adopts
+    /// the higher one when it hears of it.
+    OtherFloor { floor: Option<Hlc> },
 }
 
 /// A piece of the change feed.

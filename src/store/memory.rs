@@ -19,7 +19,8 @@ use crate::core::mutant;
 use crate::core::path::Family;
 use crate::core::record::{Class, RecordKey, Stored};
 use crate::core::storage::{
-    Cursor, CursorKey, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write, family_ranges,
+    Cursor, CursorKey, LocalFloor, Quarantined, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write,
+    family_ranges, ranges_behind,
 };
 
 /// Everything that is committed. Records are kept under the bytes of their keys: a family is a range of
@@ -31,6 +32,8 @@ struct State {
     marks: BTreeMap<Family, Mark>,
     runs: BTreeMap<u64, RunStart>,
     cursors: BTreeMap<CursorKey, Cursor>,
+    floors: BTreeMap<Family, LocalFloor>,
+    quarantine: BTreeMap<RecordKey, Quarantined>,
     adapter: BTreeMap<Vec<u8>, Vec<u8>>,
     head: u64,
 }
@@ -103,6 +106,8 @@ struct Changes {
     marks: Delta<Family, Mark>,
     runs: Delta<u64, RunStart>,
     cursors: Delta<CursorKey, Cursor>,
+    floors: Delta<Family, LocalFloor>,
+    quarantine: Delta<RecordKey, Quarantined>,
     adapter: Delta<Vec<u8>, Vec<u8>>,
     head: Option<u64>,
 }
@@ -114,6 +119,8 @@ impl Changes {
         self.marks.apply(&mut state.marks);
         self.runs.apply(&mut state.runs);
         self.cursors.apply(&mut state.cursors);
+        self.floors.apply(&mut state.floors);
+        self.quarantine.apply(&mut state.quarantine);
         self.adapter.apply(&mut state.adapter);
         state.head = self.head.unwrap_or(state.head);
     }
@@ -141,6 +148,10 @@ impl Read for MemoryReader {
             Span::All => over((Bound::Unbounded, Bound::Unbounded)),
             Span::Under(family) => family_ranges(family)
                 .iter()
+                .try_for_each(|range| over((Bound::Included(&range.start), Bound::Excluded(&range.end)))),
+            Span::Behind(family, key) => ranges_behind(family, key)
+                .iter()
+                .filter(|range| !range.is_empty())
                 .try_for_each(|range| over((Bound::Included(&range.start), Bound::Excluded(&range.end)))),
         };
         Ok(())
@@ -175,6 +186,20 @@ impl Read for MemoryReader {
 
     fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
         Ok(self.changes.cursors.all(&self.state.cursors).map(|(key, cursor)| (key.clone(), *cursor)).collect())
+    }
+
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+        Ok(self.changes.floors.all(&self.state.floors).map(|(family, floor)| (family.clone(), *floor)).collect())
+    }
+
+    fn quarantine(&self, visit: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+        let mut entries = self.changes.quarantine.all(&self.state.quarantine);
+        let _ended_early: ControlFlow<()> = entries.try_for_each(|(key, entry)| visit((key.clone(), entry.clone())));
+        Ok(())
+    }
+
+    fn quarantined(&self, key: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
+        Ok(self.changes.quarantine.get(&self.state.quarantine, key).cloned())
     }
 
     fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -296,6 +321,18 @@ impl Read for MemoryWriter<'_> {
         self.view.cursors()
     }
 
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+        self.view.floors()
+    }
+
+    fn quarantine(&self, visit: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+        self.view.quarantine(visit)
+    }
+
+    fn quarantined(&self, key: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
+        self.view.quarantined(key)
+    }
+
     fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.view.adapter(key)
     }
@@ -349,6 +386,16 @@ impl Write for MemoryWriter<'_> {
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
         self.view.changes.cursors.set(key.clone(), cursor);
+        Ok(())
+    }
+
+    fn set_floor(&mut self, family: &Family, floor: Option<LocalFloor>) -> Result<(), StoreError> {
+        self.view.changes.floors.set(family.clone(), floor);
+        Ok(())
+    }
+
+    fn set_quarantined(&mut self, key: &RecordKey, quarantined: Option<&Quarantined>) -> Result<(), StoreError> {
+        self.view.changes.quarantine.set(key.clone(), quarantined.cloned());
         Ok(())
     }
 

@@ -66,6 +66,8 @@ enum FollowError {
     Store(#[from] StoreError),
     #[error("the source does not share the family as we do")]
     NotShared,
+    #[error("the two have different purge floors: one of them has not adopted the higher one yet")]
+    OtherFloor,
 }
 
 pub(super) struct Follow<R> {
@@ -151,6 +153,7 @@ impl<R: Reads> Follow<R> {
                 }
                 Next::Reopen => break,
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
+                Next::OtherFloor { .. } => return Err(FollowError::OtherFloor),
             }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
             let entries: Entries = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
@@ -166,6 +169,7 @@ impl<R: Reads> Follow<R> {
             Outcome::Applied(_) => Ok(()),
             // Unshared here a moment ago: the planner ends this task.
             Outcome::Refused(Refusal::NotShared(_)) => Err(FollowError::NotShared),
+            Outcome::Refused(Refusal::OtherFloor(_)) => Err(FollowError::OtherFloor),
             Outcome::Refused(refusal) => Err(FollowError::Refused(refusal)),
             other => unreachable!("records are applied or refused, not {other:?}"),
         }

@@ -1,0 +1,350 @@
+//! Purge floors: each node looks now and then what is due, and what a floor waits for is verified.
+//!
+//! A verify here is its outcome alone: both sides are compared at one moment, what one lacks is applied there, and when
+//! both are durable the node that asked is told. It may be told late, and of a moment long past.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use kinfolk::core::books::{Books, Entry};
+use kinfolk::core::clock::Hlc;
+use kinfolk::core::eid::Eid;
+use kinfolk::core::path::Family;
+use kinfolk::core::record::{Record, RecordKey};
+use kinfolk::core::replica::{Apply, Input, Outcome, Verified, Wanted};
+use kinfolk::core::storage::{Read, Span};
+
+use crate::check::{Check, Checked, ensure};
+use crate::clock::SECOND;
+use crate::history::{FamilyIx, HostId};
+use crate::host::Waiting;
+use crate::model::{Acknowledged, Aside, DiskModel, exchanged};
+use crate::world::{Event, Phase, World};
+
+/// A verify that is given up when it has not ended after so long.
+const VERIFY_MAX_US: u64 = 30 * SECOND;
+
+/// For how long after the healing rounds begin.
+const ROUNDS_AFTER_HEALING_US: u64 = 40 * SECOND;
+
+/// A verify under way.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    node: HostId,
+    incarnation: u32,
+    peer: HostId,
+    peer_incarnation: u32,
+    verified: Verified,
+    /// Sides that have not applied yet what they lacked.
+    left: u32,
+}
+
+/// The books as a disk holds them.
+pub fn books_of(read: &impl Read) -> Books {
+    let mut books = Books::default();
+    read.scan(Span::Under(&Family::books()), &mut |(key, stored)| {
+        books.note(&key.path, &stored.register);
+        ControlFlow::Continue(())
+    })
+    .expect("memory reads");
+    books
+}
+
+/// The moment at or below which the node `me` writes nothing into a family.
+pub fn bound(read: &impl Read, books: &Books, me: Eid, family: &Family) -> Hlc {
+    let of = books.of(family);
+    let adopted = read.floors().expect("memory reads").get(family).copied().unwrap_or_default().adopted;
+    let promised = of.notes.get(&me).map_or(Hlc::ZERO, |note| note.round.target);
+    of.floor.max(adopted).max(promised)
+}
+
+/// Carries the model over what a node did about its floors: tombstones that it dropped, records that it set
+/// aside. Whatever else is gone is left for the comparison with the disk.
+pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut Acknowledged) -> BTreeSet<RecordKey> {
+    let books = books_of(read);
+    let floors = read.floors().expect("memory reads");
+    let mut gone = BTreeSet::new();
+    for (family, mode) in model.marks.clone() {
+        let floor = books.of(&family).floor;
+        let took_part = floors.get(&family).is_some_and(|local| local.spread >= floor);
+        let below = model.held.iter().filter(|(key, held)| {
+            key.path.key_in(&family).is_some() && exchanged(key, mode) && held.stamp.hlc <= floor
+        });
+        let below: Vec<_> = below.map(|(key, held)| (key.clone(), *held)).collect();
+        for (key, held) in below {
+            if read.record(&key).expect("memory reads").is_some() {
+                continue;
+            }
+            let aside = read.quarantined(&key).expect("memory reads").map(|aside| aside.register);
+            match aside {
+                Some(register) if register.stamp() >= held.stamp => {
+                    let aside = Aside { stamp: register.stamp(), value: register.value().cloned() };
+                    model.aside.insert(key.clone(), aside);
+                    acknowledged.losses += u64::from(held.origin);
+                    acknowledged.set_aside += 1;
+                }
+                _ if held.tombstone && took_part => {
+                    let purged = acknowledged.purged.entry(key.clone()).or_insert(held.stamp);
+                    *purged = held.stamp.max(*purged);
+                }
+                _ => continue,
+            }
+            model.held.remove(&key);
+            gone.insert(key);
+        }
+    }
+    gone
+}
+
+impl World {
+    pub fn look_later(&mut self, node: HostId) {
+        if let Some(floors) = self.history.floors {
+            let incarnation = self.hosts[node].incarnation;
+            self.schedule(floors.look_every_us, Event::Look { node, incarnation });
+        }
+    }
+
+    pub fn on_look(&mut self, node: HostId) -> Checked {
+        self.look_later(node);
+        if self.rounds_go_on(node) {
+            self.submit(node, Input::Floors, Waiting::Floors);
+        }
+        self.verify_for_other_reasons(node);
+        Ok(())
+    }
+
+    /// Some time after the healing no more rounds begin, since each of them makes the books differ for moments.
+    fn rounds_go_on(&self, node: HostId) -> bool {
+        let (Phase::Healing { since } | Phase::Probing { since }) = self.phase else { return true };
+        let families = &self.hosts[node].process.as_ref().expect("checked by the caller").replica.ledger().families;
+        let adopting = families.marks().keys().any(|family| families.floor_of(family).is_none());
+        adopting || self.now < since + ROUNDS_AFTER_HEALING_US
+    }
+
+    /// Nodes verify now and then, whatever their floors want.
+    fn verify_for_other_reasons(&mut self, node: HostId) {
+        if !self.rng.chance(200) {
+            return;
+        }
+        // The books too: whoever raised a floor may have died in that moment.
+        let family = self.rng.index(self.families.len());
+        let peers: Vec<HostId> = (0..self.hosts.len()).filter(|peer| self.net.believed(node, *peer) != 0).collect();
+        if !peers.is_empty() {
+            let peer = *self.rng.pick(&peers);
+            self.verify(node, peer, family, 10 * SECOND);
+        }
+    }
+
+    /// What came of a look.
+    pub fn on_looked(&mut self, node: HostId, outcome: &Outcome) {
+        let Outcome::Floors { wanted, more } = outcome else { return };
+        if *more {
+            self.submit(node, Input::Floors, Waiting::Floors);
+        }
+        let (low, high) = self.history.floors.map_or((0, 0), |floors| floors.verify_us);
+        for Wanted { family, peer, .. } in wanted {
+            let Some(family) = self.family_ix.get(family).copied() else { continue };
+            let after = self.rng.between(low, high);
+            let (incarnation, peer) = (self.hosts[node].incarnation, *peer);
+            self.schedule(after, Event::Verify { node, incarnation, family, peer });
+        }
+    }
+
+    pub fn on_verify(&mut self, node: HostId, family: FamilyIx, peer: Eid) -> Checked {
+        let reached = |host: &HostId| self.hosts[*host].eid == peer && self.net.believed(node, *host) != 0;
+        if let Some(peer) = (0..self.hosts.len()).find(reached) {
+            self.verify(node, peer, family, 0);
+        }
+        Ok(())
+    }
+
+    /// Compares, and has applied what each side lacks.
+    fn verify(&mut self, node: HostId, peer: HostId, family: FamilyIx, late_us: u64) {
+        let name = self.families[family].0.clone();
+        if !self.net.open_both_ways(node, peer) {
+            return;
+        }
+        let (Some(ours), Some(theirs)) = (&self.hosts[node].process, &self.hosts[peer].process) else { return };
+        let standing = |process: &crate::host::Process| {
+            let families = &process.replica.ledger().families;
+            Some((families.mode_of(&name)?, families.floor_of(&name)?))
+        };
+        let Some((mode, floor)) = standing(ours) else { return };
+        if standing(theirs) != Some((mode, floor)) {
+            return;
+        }
+        let content = |process: &crate::host::Process| {
+            let mut content = BTreeMap::new();
+            let read = process.replica.read().expect("memory reads");
+            read.scan(Span::Under(&name), &mut |(key, stored)| {
+                if key.path.key_in(&name).is_some() && exchanged(&key, mode) {
+                    content.insert(key.clone(), Record::new(key, stored));
+                }
+                ControlFlow::Continue(())
+            })
+            .expect("memory reads");
+            content
+        };
+        let (here, there) = (content(ours), content(theirs));
+        let lacking = |has: &BTreeMap<RecordKey, Record>, lacks: &BTreeMap<RecordKey, Record>| {
+            let newer = |(key, record): &(&RecordKey, &Record)| {
+                lacks.get(*key).is_none_or(|other| other.register.stamp() < record.register.stamp())
+            };
+            has.iter().filter(newer).map(|(_, record)| record.clone()).collect::<Vec<_>>()
+        };
+        let (to_peer, to_node) = (lacking(&here, &there), lacking(&there, &here));
+        let (head, run) = (ours.replica.ledger().head, theirs.replica.run());
+        let since = |process: &crate::host::Process| process.replica.ledger().families.since_of(&name);
+        let (ours_since, theirs_since) = (since(ours), since(theirs));
+        let (me, them) = (self.hosts[node].eid, self.hosts[peer].eid);
+        self.streams += 1;
+        let id = self.streams;
+        self.stats.verifies += 1;
+        let verified = Verified { family: name.clone(), peer: them, run, head };
+        let (incarnation, peer_incarnation) = (self.hosts[node].incarnation, self.hosts[peer].incarnation);
+        let verify = Verify { node, incarnation, peer, peer_incarnation, verified, left: 2 };
+        self.verifies.retain(|_, (ends, _)| *ends > self.now);
+        self.verifies.insert(id, (self.now + VERIFY_MAX_US, verify));
+        let crossing = !self.near(node, peer);
+        let apply = |source, since, records| Apply {
+            source,
+            crossing,
+            family: name.clone(),
+            mode,
+            since: Some(since),
+            floor: Some(floor),
+            records,
+            cursor: None,
+            drop_cursor: None,
+        };
+        let (ours, theirs) = (apply(them, ours_since, to_node), apply(me, theirs_since, to_peer));
+        let after = self.rng.between(0, late_us);
+        for (to, apply) in [(node, ours), (peer, theirs)] {
+            let incarnation = self.hosts[to].incarnation;
+            self.schedule(after, Event::Repair { node: to, incarnation, id, apply: Box::new(apply) });
+        }
+    }
+
+    pub fn on_repair(&mut self, node: HostId, id: u64, apply: Apply) -> Checked {
+        self.submit(node, Input::Apply(apply), Waiting::Verify { id });
+        Ok(())
+    }
+
+    /// One side has what it lacked.
+    pub fn on_repaired(&mut self, id: u64, outcome: &Outcome) {
+        let Some((_, verify)) = self.verifies.get_mut(&id) else { return };
+        if !matches!(outcome, Outcome::Applied(_)) {
+            self.verifies.remove(&id);
+            return;
+        }
+        verify.left -= 1;
+        if verify.left > 0 {
+            return;
+        }
+        let Some((_, verify)) = self.verifies.remove(&id) else { return };
+        let same = self.hosts[verify.node].incarnation == verify.incarnation
+            && self.hosts[verify.peer].incarnation == verify.peer_incarnation;
+        if same {
+            self.submit(verify.node, Input::Verified(verify.verified), Waiting::Nobody);
+        }
+    }
+
+    // ---- checks ---------------------------------------------------------------------------------
+
+    /// What was deleted below a floor is alive nowhere where that floor is adopted.
+    pub fn nothing_has_risen(&self) -> Checked {
+        if self.acknowledged.purged.is_empty() {
+            return Ok(());
+        }
+        let adopted: Vec<_> = self.hosts.iter().map(adopted_by).collect();
+        for (key, tombstone) in &self.acknowledged.purged {
+            for (node, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.up()) {
+                let Some(held) = host.model.held.get(key).filter(|held| !held.tombstone) else { continue };
+                let Some((family, _)) = host.model.covering(&key.path) else { continue };
+                let floor = adopted[node].get(family).copied().unwrap_or(Hlc::ZERO);
+                let risen = held.stamp < *tombstone && floor >= tombstone.hlc;
+                ensure(!risen, Check::NoResurrection, || {
+                    format!(
+                        "node {node} shows {} as of {} at the floor {floor}, it was deleted with {tombstone}",
+                        key.path, held.stamp
+                    )
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every node that is up has adopted every floor that it knows, and all have the same.
+    pub fn floors_are_in_step(&self) -> bool {
+        if self.history.floors.is_none() {
+            return true;
+        }
+        let mut seen: BTreeMap<Family, Hlc> = BTreeMap::new();
+        for process in self.hosts.iter().filter_map(|host| host.process.as_ref()) {
+            let families = &process.replica.ledger().families;
+            for family in families.marks().keys() {
+                let Some(floor) = families.floor_of(family) else { return false };
+                if *seen.entry(family.clone()).or_insert(floor) != floor {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether a record is in doubt: it lies below what a member has promised, and its only home is a node that the
+    /// member's round does not count, or the member has had everything up to there from those that counted before.
+    /// It is set aside as soon as the floor rises, or taken with the next round; others may pin either.
+    pub fn is_in_doubt(
+        &self,
+        sharing: &[HostId],
+        home: HostId,
+        family: &Family,
+        stamp: kinfolk::core::clock::Stamp,
+    ) -> bool {
+        let home = self.hosts[home].eid;
+        sharing.iter().filter_map(|host| self.hosts[*host].process.as_ref()).any(|process| {
+            let books = &process.replica.ledger().books;
+            let of = books.of(family);
+            let below = of.notes.get(&process.replica.eid()).is_some_and(|note| stamp.hlc <= note.round.target);
+            let counted = of.round.as_ref().is_some_and(|round| {
+                round.members.get(&home).is_some_and(|share| of.sharers.get(&home) == Some(share))
+            });
+            let local = process.replica.ledger().floors.get(family).copied().unwrap_or_default();
+            let held_all = local.spread > local.adopted && stamp.hlc <= local.spread;
+            held_all || below && !(counted && books.is_admitted(home))
+        })
+    }
+
+    /// What is set aside on the disk is what must be.
+    pub fn quarantine_is_true(&self, node: HostId) -> Checked {
+        let host = &self.hosts[node];
+        let Some(process) = &host.process else { return Ok(()) };
+        let read = process.replica.read().expect("memory reads");
+        let mut found = BTreeMap::new();
+        read.quarantine(&mut |(key, aside)| {
+            found.insert(key, aside.register.stamp());
+            ControlFlow::Continue(())
+        })
+        .expect("memory reads");
+        let wanted: BTreeMap<_, _> = host.model.aside.iter().map(|(key, aside)| (key.clone(), aside.stamp)).collect();
+        ensure(
+            found == wanted && process.replica.ledger().quarantined == wanted.len() as u64,
+            Check::Quarantine,
+            || format!("node {node} has set aside {found:?}, it must be {wanted:?}"),
+        )
+    }
+}
+
+fn adopted_by(host: &crate::host::Host) -> BTreeMap<Family, Hlc> {
+    let Some(process) = &host.process else { return BTreeMap::new() };
+    process.replica.ledger().floors.iter().map(|(family, local)| (family.clone(), local.adopted)).collect()
+}
+
+/// The greatest moment that a round of these records would raise a floor to.
+pub fn target_of(key: &RecordKey, value: Option<&kinfolk::core::path::Value>) -> Option<Hlc> {
+    match Entry::read(&key.path, value?)? {
+        Entry::Round(_, round) => Some(round.id.target),
+        _ => None,
+    }
+}
