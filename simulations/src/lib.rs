@@ -7,6 +7,7 @@
 pub mod check;
 pub mod clock;
 pub mod coverage;
+pub mod decoder;
 pub mod draw;
 mod faults;
 pub mod history;
@@ -28,5 +29,6 @@ pub mod shrink;
 mod sources;
 mod streams;
 pub mod swarm;
+pub mod table;
 mod workload;
 pub mod world;

@@ -20,6 +20,7 @@ use crate::membership::Told;
 use crate::model::Held;
 use crate::rng::mix;
 use crate::sources::Sources;
+use crate::table::Table;
 use crate::world::{Event, World};
 
 /// How many inputs one batch takes.
@@ -45,11 +46,12 @@ impl World {
             inbox: VecDeque::new(),
             commit_due: false,
             plan_due: false,
-            follows: BTreeMap::new(),
+            follows: Table::default(),
             sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
+            members: Vec::new(),
             missed: BTreeMap::new(),
             patience_ends: 0,
             head_at_idle: 0,
