@@ -128,6 +128,10 @@ impl Metrics {
             certificate_expiry: Gauge::default(),
             registry: Mutex::new(Registry::default()),
         };
+        // A series that began with its first count would hide that count from everyone who asks for increases.
+        for reason in STORE_REASONS {
+            metrics.batch_failures.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
         registry.register("merges", "Records that arrived, by what the merge did", merges);
         metrics.register(&mut registry);
         Self { registry: Mutex::new(registry), ..metrics }
@@ -261,6 +265,9 @@ impl Metrics {
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// What [`store_reason`] can say.
+const STORE_REASONS: [&str; 4] = ["disk_full", "corrupted", "io", "not_ours"];
 
 fn store_reason(error: &StoreError) -> &'static str {
     match error {
