@@ -5,6 +5,7 @@
 
 mod alarms;
 mod report;
+pub mod restore;
 
 use std::path::PathBuf;
 use std::pin::Pin;

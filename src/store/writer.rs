@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::clock::{Hlc, UnixMs};
 use crate::core::eid::Eid;
+use crate::core::losers::{Loser, Losers};
 use crate::core::path::Family;
-use crate::core::record::Classes;
+use crate::core::record::{Classes, RecordKey};
 use crate::core::replica::{Committed, Input, Ledger, Outcome, Replica};
 use crate::core::storage::{Reads, Run, Store, StoreError};
 use crate::core::view::View;
@@ -82,6 +83,9 @@ type Due = Vec<(Answer, Outcome)>;
 #[derive(Clone, Debug, Default)]
 struct Wakes(Arc<Mutex<WakesByScope>>);
 
+/// The writes that lost since the start, shared with those who ask about them.
+type SharedLosers = Arc<Mutex<Losers>>;
+
 type WakesByScope = BTreeMap<(Family, Classes), watch::Sender<u64>>;
 
 impl Wakes {
@@ -108,6 +112,8 @@ pub struct Database<R> {
     reads: R,
     published: watch::Receiver<Arc<Published>>,
     wakes: Wakes,
+    losers: SharedLosers,
+    now: fn() -> UnixMs,
 }
 
 impl<R: Clone> Clone for Database<R> {
@@ -118,6 +124,8 @@ impl<R: Clone> Clone for Database<R> {
             reads: self.reads.clone(),
             published: self.published.clone(),
             wakes: self.wakes.clone(),
+            losers: self.losers.clone(),
+            now: self.now,
         }
     }
 }
@@ -125,6 +133,11 @@ impl<R: Clone> Clone for Database<R> {
 impl<R: Reads> Database<R> {
     pub fn eid(&self) -> Eid {
         self.eid
+    }
+
+    /// The wall clock, as the writer reads it.
+    pub fn now(&self) -> UnixMs {
+        (self.now)()
     }
 
     /// Carries out an input; returns when it is durable.
@@ -154,6 +167,11 @@ impl<R: Reads> Database<R> {
     /// Changes with every batch.
     pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
         self.published.clone()
+    }
+
+    /// The writes to a record that lost lately, newest first.
+    pub fn losers(&self, key: &RecordKey) -> Vec<Loser> {
+        self.losers.lock().unwrap_or_else(PoisonError::into_inner).of(key).cloned().collect()
     }
 
     /// Changes when a family has new entries of one of these classes in the change feed.
@@ -187,15 +205,23 @@ where
 {
     let (queue, inbox) = mpsc::channel(limits.queue_max);
     let (publish, published) = watch::channel(Arc::new(publication(&replica, None)));
-    let wakes = Wakes::default();
-    let database =
-        Database { eid: replica.eid(), queue, reads: replica.store().reads(), published, wakes: wakes.clone() };
+    let (wakes, losers) = (Wakes::default(), SharedLosers::default());
+    let database = Database {
+        eid: replica.eid(),
+        queue,
+        reads: replica.store().reads(),
+        published,
+        wakes: wakes.clone(),
+        losers: losers.clone(),
+        now,
+    };
     let hand_over = tokio::runtime::Handle::try_current().ok().map(|runtime| {
         let (due, queue) = mpsc::channel(HAND_OVER_QUEUE_MAX);
         runtime.spawn(hand_out(queue));
         due
     });
-    let mut thread = Thread { replica, inbox, batch_max: limits.batch_max, now, on_batch, publish, wakes, hand_over };
+    let batch_max = limits.batch_max;
+    let mut thread = Thread { replica, inbox, batch_max, now, on_batch, publish, wakes, losers, hand_over };
     let handle = std::thread::Builder::new().name("kinfolk-writer".into()).spawn(move || thread.run())?;
     Ok((database, Writer(handle)))
 }
@@ -212,6 +238,7 @@ struct Thread<S: Store, F> {
     on_batch: F,
     publish: watch::Sender<Arc<Published>>,
     wakes: Wakes,
+    losers: SharedLosers,
     hand_over: Option<mpsc::Sender<Due>>,
 }
 
@@ -236,6 +263,7 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
         (self.on_batch)(BatchReport { result: result.as_ref(), inputs: count, took });
         match result {
             Ok(committed) => {
+                self.losers.lock().unwrap_or_else(PoisonError::into_inner).extend(committed.losers);
                 self.wakes.wake(&committed.touched, self.replica.ledger().head);
                 self.answer(answers.into_iter().zip(committed.outcomes).collect());
             }
