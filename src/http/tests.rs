@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::HeaderMap;
 use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
@@ -45,10 +46,11 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
         (Status { node, members: vec![], families: vec![] }, Extra { refused: vec![], clock_ahead_ms: 0 })
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
-    Api { database, metrics, status: Arc::new(status), token: None, import_max_bytes: IMPORT_MAX_BYTES }
+    let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));
+    Api { database, metrics, status, token: None, import_max_bytes: IMPORT_MAX_BYTES, watchers }
 }
 
-fn empty_api() -> Api<MemoryReads> {
+pub(super) fn empty_api() -> Api<MemoryReads> {
     api(Replica::open(MemoryStore::new(), settings(), Run(1), now()).expect("opens"))
 }
 
@@ -531,6 +533,7 @@ async fn with_a_token_nothing_but_health_is_answered_without_it() {
         assert_ne!(ask(uri, "Bearer s3cret").await.status, 401, "{uri}");
     }
     http.put("/v1/db/foo/a", "v").await.problem(401);
+    http.get("/v1/changes").await.problem(401);
     http.call("PATCH", "/v1/db/foo/a", "v").await.problem(401);
     for uri in ["/health/live", "/health/ready"] {
         assert_eq!(http.get(uri).await.status, 200);
