@@ -374,6 +374,7 @@ impl Shared {
             site: self.config.site.clone(),
             advertise: self.advertise.clone(),
             version: self.config.version.clone(),
+            protocol: self.config.protocol,
         }
     }
 }

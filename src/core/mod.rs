@@ -31,6 +31,7 @@ pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod path;
+pub mod protocol;
 pub mod record;
 pub mod register;
 pub mod replica;

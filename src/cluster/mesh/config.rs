@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::MeshError;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
+use crate::core::protocol::Versions;
 use crate::core::trust::Trust;
 
 /// The port of the cluster's endpoint unless configured, UDP.
@@ -18,6 +19,8 @@ pub struct MeshConfig {
     pub site: String,
     /// The program's version, for people.
     pub version: String,
+    /// The versions of the protocol to speak; others than the program's own are for tests only.
+    pub protocol: Versions,
     pub listen: SocketAddr,
     /// `host:port` under which others reach this node; none: the address listened on.
     pub advertise: Option<String>,
@@ -74,6 +77,7 @@ impl Default for MeshConfig {
             cluster: "kinfolk".into(),
             site: "default".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            protocol: Versions::SPOKEN,
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: None,
             seeds: Vec::new(),

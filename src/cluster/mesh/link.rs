@@ -18,6 +18,7 @@ use crate::cluster::tls::{self, CertificateEidError, Distrust};
 use crate::core::codec::FRAME_MAX_BYTES;
 use crate::core::eid::Eid;
 use crate::core::message::{Gossip, Hello};
+use crate::core::protocol::Versions;
 use crate::core::trust::Grants;
 
 /// Close codes, and what they tell the other side.
@@ -43,6 +44,11 @@ pub(super) enum LinkError {
     Banned(Eid),
     #[error("it belongs to the cluster '{0}'; check [cluster] name on both sides")]
     Cluster(String),
+    #[error(
+        "it speaks version {theirs} of the protocol between nodes, this program {ours}: bring the older one to a program \
+         that speaks both first"
+    )]
+    Protocol { ours: Versions, theirs: Versions },
     #[error("it says it is {claimed}, but its certificate is that of {certificate}")]
     EidMismatch { claimed: Eid, certificate: Eid },
     #[error("{found} answers where membership says another node is")]
@@ -72,6 +78,7 @@ impl LinkError {
             LinkError::Certificate(_) => Some("certificate_eid"),
             LinkError::Distrusted(_, Distrust::Revoked) | LinkError::Banned(_) => Some("revoked"),
             LinkError::Distrusted(_, Distrust::Expired | Distrust::Ca) => Some("tls"),
+            LinkError::Protocol { .. } => Some("protocol_version"),
             LinkError::Cluster(_) => Some("cluster_name"),
             LinkError::EidMismatch { .. } => Some("eid_mismatch"),
             LinkError::Unexpected { .. } => Some("unexpected_eid"),
@@ -145,7 +152,15 @@ pub(super) fn close(connection: &Connection, error: &LinkError) {
         LinkError::DuplicateEid => CLOSE_DUPLICATE_EID,
         _ => CLOSE_REFUSED,
     };
-    connection.close(code.into(), error.reason().unwrap_or("closed").as_bytes());
+    let reason = error.reason().unwrap_or("closed");
+    match error {
+        // The other side learns what it would have to speak.
+        LinkError::Protocol { ours, .. } => {
+            let text = format!("{reason}: this node speaks {ours}");
+            connection.close(code.into(), text.as_bytes());
+        }
+        _ => connection.close(code.into(), reason.as_bytes()),
+    }
 }
 
 pub(super) fn certificate_of(connection: &Connection) -> Result<Eid, LinkError> {
@@ -161,7 +176,7 @@ pub(super) async fn admit(
     dialled: bool,
 ) -> Result<Greeted, LinkError> {
     let Passed { eid: certificate, grants } = passed;
-    check(shared, certificate, &hello)?;
+    let protocol = check(shared, certificate, &hello)?;
     let remote = connection.remote_address();
     let advertised = resolve(&hello.advertise, &shared.config).await;
     let info = PeerInfo {
@@ -171,6 +186,7 @@ pub(super) async fn admit(
         gossip_address: advertised.into_iter().find(|address| !address.ip().is_unspecified()).unwrap_or(remote),
         remote,
         version: hello.version,
+        protocol,
         grants,
         dialled,
         link: name_of(connection),
@@ -193,7 +209,8 @@ pub(super) async fn admit(
     Ok(Greeted { peer: certificate, connection: connection.clone(), info, gossip })
 }
 
-fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<(), LinkError> {
+/// Gives the version of the protocol to speak.
+fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<u8, LinkError> {
     if !is_plain(&hello.cluster) {
         return Err(LinkError::HelloText);
     }
@@ -206,10 +223,11 @@ fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<(), LinkErr
     if [&hello.site, &hello.advertise, &hello.version].into_iter().any(|text| text.is_empty() || !is_plain(text)) {
         return Err(LinkError::HelloText);
     }
+    let spoken = shared.config.protocol;
     match (hello.eid == shared.eid, hello.run == shared.run) {
         (true, true) => Err(LinkError::Own),
         (true, false) => Err(LinkError::DuplicateEid),
-        (false, _) => Ok(()),
+        (false, _) => spoken.common(hello.protocol).ok_or(LinkError::Protocol { ours: spoken, theirs: hello.protocol }),
     }
 }
 
@@ -254,7 +272,7 @@ pub(super) async fn resolve(address: &str, config: &MeshConfig) -> Vec<SocketAdd
 pub(super) async fn serve(shared: Arc<Shared>, greeted: Greeted) {
     let Greeted { peer, connection, info, gossip } = greeted;
     tracing::info!(
-        %peer, run = %info.run, site = info.site, remote = %info.remote, dialled = info.dialled,
+        %peer, run = %info.run, site = info.site, remote = %info.remote, dialled = info.dialled, protocol = info.protocol,
         link = format_args!("{:016x}", info.link), "connected"
     );
     let ended = tokio::select! {

@@ -27,6 +27,8 @@ pub struct PeerInfo {
     pub remote: SocketAddr,
     /// The program's version, for people.
     pub version: String,
+    /// The version of the protocol that is spoken with it.
+    pub protocol: u8,
     /// What it is trusted for.
     pub grants: Grants,
     /// Whether this side dialled.
