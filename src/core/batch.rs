@@ -29,6 +29,8 @@ macro_rules! step {
     };
 }
 
+mod adapted;
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -84,6 +86,7 @@ impl<'a, W: Write> Batch<'a, W> {
                 Ok(Outcome::Noted)
             }
             Input::Admit => self.admit()?,
+            Input::Adapter(adapted) => self.adapter(adapted)?,
         };
         Ok(outcome.unwrap_or_else(Outcome::Refused))
     }
