@@ -41,4 +41,5 @@ pub mod session;
 mod session_test;
 pub mod storage;
 pub mod topology;
+pub mod trust;
 pub mod view;

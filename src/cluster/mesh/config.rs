@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::MeshError;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
+use crate::core::trust::Trust;
 
 /// The port of the cluster's endpoint unless configured, UDP.
 pub const DEFAULT_PORT: u16 = 7480;
@@ -22,6 +23,8 @@ pub struct MeshConfig {
     pub advertise: Option<String>,
     /// `host:port` each.
     pub seeds: Vec<String>,
+    /// Whom the node distrusts, and what it trusts the others for, until it is told anew.
+    pub trust: Trust,
     /// A connection on which nothing came for this long is lost.
     pub idle_timeout_ms: u64,
     /// A silent connection is kept alive this often.
@@ -74,6 +77,7 @@ impl Default for MeshConfig {
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: None,
             seeds: Vec::new(),
+            trust: Trust::default(),
             idle_timeout_ms: 5_000,
             keep_alive_ms: 1_000,
             connect_timeout_ms: 3_000,

@@ -9,20 +9,23 @@ use quinn::{Connection, ConnectionError, RecvStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::access::{Cut, Passed};
 use super::config::{is_plain, ms};
 use super::table::{Admission, Link, PeerInfo};
 use super::{Incoming, MeshConfig, Shared};
 use crate::cluster::frames::{self, FrameError};
-use crate::cluster::tls::{self, CertificateEidError};
+use crate::cluster::tls::{self, CertificateEidError, Distrust};
 use crate::core::codec::FRAME_MAX_BYTES;
 use crate::core::eid::Eid;
 use crate::core::message::{Gossip, Hello};
+use crate::core::trust::Grants;
 
 /// Close codes, and what they tell the other side.
 pub(super) const CLOSE_DUPLICATE: u32 = 1;
 pub(super) const CLOSE_SELF: u32 = 2;
 pub(super) const CLOSE_DUPLICATE_EID: u32 = 3;
 pub(super) const CLOSE_REFUSED: u32 = 4;
+pub(super) const CLOSE_RECHECKED: u32 = 5;
 
 /// TLS alerts are told as QUIC transport errors of this range (RFC 9001, 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
@@ -34,6 +37,10 @@ const RESOLVED_MAX: usize = 16;
 pub(super) enum LinkError {
     #[error("the certificate names no node: {0}")]
     Certificate(#[from] CertificateEidError),
+    #[error("{0} is distrusted: {1}")]
+    Distrusted(Eid, Distrust),
+    #[error("{0} is listed in [tls] revoked")]
+    Banned(Eid),
     #[error("it belongs to the cluster '{0}'; check [cluster] name on both sides")]
     Cluster(String),
     #[error("it says it is {claimed}, but its certificate is that of {certificate}")]
@@ -63,6 +70,8 @@ impl LinkError {
     fn reason(&self) -> Option<&'static str> {
         match self {
             LinkError::Certificate(_) => Some("certificate_eid"),
+            LinkError::Distrusted(_, Distrust::Revoked) | LinkError::Banned(_) => Some("revoked"),
+            LinkError::Distrusted(_, Distrust::Expired | Distrust::Ca) => Some("tls"),
             LinkError::Cluster(_) => Some("cluster_name"),
             LinkError::EidMismatch { .. } => Some("eid_mismatch"),
             LinkError::Unexpected { .. } => Some("unexpected_eid"),
@@ -107,11 +116,23 @@ impl Shared {
         if matches!(error, LinkError::DuplicateEid) {
             self.duplicate_seen.notify_one();
         }
+        // Who is refused for good comes again and again.
+        let known = error.peer().is_some_and(|peer| !self.access.note_refused(peer, error));
         match error.reason() {
-            Some(reason) if self.counters.refuse(reason) => {
+            Some(reason) if self.counters.refuse(reason) && !known => {
                 tracing::warn!(%remote, reason, "refused a node: {error}");
             }
             _ => tracing::debug!(%remote, "no connection: {error}"),
+        }
+    }
+}
+
+impl LinkError {
+    /// The peer, if it is refused because of its certificate.
+    fn peer(&self) -> Option<Eid> {
+        match self {
+            LinkError::Distrusted(peer, _) | LinkError::Banned(peer) => Some(*peer),
+            _ => None,
         }
     }
 }
@@ -135,10 +156,11 @@ pub(super) fn certificate_of(connection: &Connection) -> Result<Eid, LinkError> 
 pub(super) async fn admit(
     shared: &Arc<Shared>,
     connection: &Connection,
-    certificate: Eid,
+    passed: Passed,
     hello: Hello,
     dialled: bool,
 ) -> Result<Greeted, LinkError> {
+    let Passed { eid: certificate, grants } = passed;
     check(shared, certificate, &hello)?;
     let remote = connection.remote_address();
     let advertised = resolve(&hello.advertise, &shared.config).await;
@@ -149,12 +171,14 @@ pub(super) async fn admit(
         gossip_address: advertised.into_iter().find(|address| !address.ip().is_unspecified()).unwrap_or(remote),
         remote,
         version: hello.version,
+        grants,
         dialled,
         link: name_of(connection),
         connected_since: Instant::now(),
     };
     let (queue, gossip) = mpsc::channel(shared.config.gossip_queue_max);
     let link = Link { connection: connection.clone(), info: info.clone(), gossip: queue };
+    shared.access.remember(certificate, &info.grants);
     let admission = shared.table().admit(certificate, link);
     match admission {
         Admission::Admitted => {}
@@ -187,6 +211,24 @@ fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<(), LinkErr
         (true, false) => Err(LinkError::DuplicateEid),
         (false, _) => Ok(()),
     }
+}
+
+/// Checks a standing connection anew, and cuts it if it would not be admitted as it is: the peer comes back at
+/// once, with what it is trusted for now, or is refused.
+pub(super) fn recheck(shared: &Shared, connection: &Connection, granted: &Grants) -> Option<Cut> {
+    let (peer, why) = match shared.access.judge(connection) {
+        Ok(passed) if passed.grants == *granted => return None,
+        Ok(passed) => {
+            connection.close(CLOSE_RECHECKED.into(), b"trusted for other families now");
+            (passed.eid, "it is trusted for other families now".to_string())
+        }
+        Err(error) => {
+            close(connection, &error);
+            shared.note_failure(connection.remote_address(), &error);
+            (certificate_of(connection).ok()?, error.to_string())
+        }
+    };
+    Some(Cut { peer, why })
 }
 
 /// The same on both sides of a connection, and on no other: taken from its secrets (RFC 8446, 7.5).
