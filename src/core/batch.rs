@@ -30,6 +30,8 @@ macro_rules! step {
     };
 }
 
+mod adapted;
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -87,6 +89,7 @@ impl<'a, W: Write> Batch<'a, W> {
                 Ok(Outcome::Noted)
             }
             Input::Admit => self.admit()?,
+            Input::Adapter(adapted) => self.adapter(adapted)?,
         };
         Ok(outcome.unwrap_or_else(Outcome::Refused))
     }
