@@ -85,9 +85,10 @@ impl Streams {
         self.conflicts.borrow().clone()
     }
 
-    /// Whether this node has, of some source, every family that it follows there.
+    /// Whether this node has, of some source, every family that it follows there and is served.
     pub fn caught_up_with_one(&self) -> bool {
-        let follows = self.follows.borrow();
+        let mut follows = self.follows.borrow().clone();
+        follows.retain(|_, progress| !progress.turned_away);
         let sources: BTreeSet<Eid> = follows.keys().map(|(source, _)| *source).collect();
         sources
             .into_iter()
@@ -127,6 +128,7 @@ pub fn start<R: Reads>(
 struct Planner<R> {
     room: Shared<R>,
     members: watch::Receiver<Members>,
+    trust: watch::Receiver<u64>,
     published: watch::Receiver<Arc<Published>>,
     /// Since when a live member has not been connected.
     missed: BTreeMap<Eid, Instant>,
@@ -136,10 +138,11 @@ struct Planner<R> {
 
 impl<R: Reads> Planner<R> {
     fn new(room: Shared<R>, members: watch::Receiver<Members>) -> Self {
-        let published = room.database.watch();
+        let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
         Self {
             room,
             members,
+            trust,
             published,
             missed: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -176,13 +179,15 @@ impl<R: Reads> Planner<R> {
         tokio::select! {
             biased;
             changed = self.members.changed() => changed,
+            changed = self.trust.changed() => changed,
             changed = families_change => changed.map(|_| ()),
             () = patience_ends => Ok(()),
         }
     }
 
     async fn replan(&mut self) {
-        let members = self.members.borrow_and_update().clone();
+        self.trust.borrow_and_update();
+        let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
         let shared = self.room.database.published().ledger.families.shared();
         let plan = topology::plan(self.room.mesh.eid(), &shared, &self.within_patience(&members));
