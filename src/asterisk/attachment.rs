@@ -281,7 +281,8 @@ impl Attachment {
                         continue;
                     }
                     self.extras.remove(&record);
-                    self.staged.insert(record, Shadow { agreed, owed: false, sent: true, epoch, lineage, asks });
+                    let shadow = Shadow { agreed, owed: false, sent: true, unsure: false, epoch, lineage, asks };
+                    self.staged.insert(record, shadow);
                 }
             }
         }
@@ -468,7 +469,6 @@ impl Attachment {
             None => {}
             Some(Content::Refresh) => afresh = true,
             Some(Content::State(state)) => {
-                let in_flight = self.in_flight();
                 let scene = Scene {
                     settings: &self.settings,
                     sight,
@@ -476,7 +476,6 @@ impl Attachment {
                     staged: &self.staged,
                     repeated,
                     asked: self.asking.asked,
-                    in_flight: &in_flight,
                 };
                 update = scene.update(state)?;
             }
@@ -507,13 +506,6 @@ impl Attachment {
             effects,
         );
         Ok(())
-    }
-
-    fn in_flight(&self) -> BTreeSet<RecordKey> {
-        match &self.pushing {
-            Some(Pushing::Batch { told, .. }) => told.iter().map(|(record, _)| record.clone()).collect(),
-            _ => BTreeSet::new(),
-        }
     }
 
     // ---- commits ------------------------------------------------------------------------------
@@ -723,7 +715,7 @@ impl Attachment {
         let chosen: BTreeSet<_> = batch.told.into_iter().map(|(record, _)| record).collect();
         for record in &chosen {
             let mut shadow = self.teller(sight).shadow(record)?.unwrap_or_default();
-            (shadow.sent, shadow.asks) = (true, link.asks);
+            (shadow.sent, shadow.unsure, shadow.asks) = (true, true, link.asks);
             self.staged.insert(record.clone(), shadow);
         }
         self.begin(link, Then::Push { chosen }, effects);

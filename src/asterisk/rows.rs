@@ -64,6 +64,8 @@ pub struct Shadow {
     pub owed: bool,
     /// Something was sent for it since its last inbound update.
     pub sent: bool,
+    /// What was sent was not accepted yet: the Asterisk may hold it or not.
+    pub unsure: bool,
     /// When this was: [`Link::epoch`], [`Link::lineage`], and [`Link::asks`] at the last update or push.
     pub epoch: u32,
     pub lineage: u32,

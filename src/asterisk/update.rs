@@ -47,8 +47,6 @@ pub struct Scene<'a, R> {
     pub repeated: bool,
     /// The Asterisk was asked for its content since this process started: answers from before are ignored.
     pub asked: bool,
-    /// What is on its way to the Asterisk.
-    pub in_flight: &'a BTreeSet<RecordKey>,
 }
 
 impl<R: Read> Scene<'_, R> {
@@ -140,6 +138,7 @@ impl<R: Read> Scene<'_, R> {
             agreed: Agreed::on(value.as_ref()),
             owed: (before.owed || before.sent) && !mutant!(EchoForgotten),
             sent: false,
+            unsure: before.unsure,
             epoch: self.link.epoch,
             lineage: self.link.lineage,
             asks: self.link.asks,
@@ -171,7 +170,7 @@ impl<R: Read> Scene<'_, R> {
         let newer = known.is_some_and(|shadow| {
             shadow.lineage == self.link.lineage
                 && (shadow.asks < self.link.asks || mutant!(AnswersNeverOld))
-                && !self.in_flight.contains(&record)
+                && !shadow.unsure
         });
         let fills = existing.is_none() && known.is_none();
         let live = existing.as_ref().is_some_and(|stored| !stored.register.is_tombstone());
@@ -184,6 +183,7 @@ impl<R: Read> Scene<'_, R> {
                 agreed,
                 owed: true,
                 sent: false,
+                unsure: false,
                 epoch: self.link.epoch,
                 lineage: self.link.lineage,
                 asks: self.link.asks,
