@@ -43,7 +43,10 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             certificate_expires_unix_s: None,
             alarms: vec![],
         };
-        (Status { node, members: vec![], families: vec![] }, Extra { refused: vec![], clock_ahead_ms: 0 })
+        (
+            Status { node, members: vec![], families: vec![], adapter: None },
+            Extra { refused: vec![], clock_ahead_ms: 0 },
+        )
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
     let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));
