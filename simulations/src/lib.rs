@@ -9,6 +9,7 @@ pub mod check;
 pub mod clock;
 pub mod coverage;
 pub mod draw;
+pub mod edge;
 mod faults;
 pub mod history;
 mod host;
