@@ -189,6 +189,7 @@ impl Node {
         spawn(Box::pin(announce(database.clone(), gossip.clone())));
         spawn(Box::pin(watch_certificates(mesh.clone())));
         let reloader = Reloader::new(&config, mesh.clone());
+        spawn(Box::pin(announce_needs(streams.clone(), gossip.clone())));
 
         let (cluster, stop) = (mesh.local_address()?, cancel.clone());
         let reporter = Reporter {
@@ -372,6 +373,18 @@ async fn announce(database: Database<RedbReads>, gossip: Gossip) {
         gossip.set_head(now.ledger.head);
         tokio::time::sleep(ANNOUNCE_GAP).await;
         if published.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Hands on what the plan of the streams needs, as it changes.
+async fn announce_needs(streams: Streams, gossip: Gossip) {
+    let mut needs = streams.watch_needs();
+    loop {
+        let now = needs.borrow_and_update().clone();
+        gossip.set_unreached(now.unreached);
+        if needs.changed().await.is_err() {
             return;
         }
     }
