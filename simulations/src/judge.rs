@@ -94,6 +94,8 @@ impl<R: Read> Judge<'_, R> {
                 Ok(())
             }
             Input::Admit => self.admit(),
+            // Attached servers are simulated in a world of their own.
+            Input::Adapter(_) => wrong(Check::StaysWritable, format!("nobody is attached, and yet {outcome:?}")),
         }
     }
 

@@ -106,9 +106,10 @@ impl Streams {
         self.needs.subscribe()
     }
 
-    /// Whether this node has, of some source, every family that it follows there.
+    /// Whether this node has, of some source, every family that it follows there and is served.
     pub fn caught_up_with_one(&self) -> bool {
-        let follows = self.follows.borrow();
+        let mut follows = self.follows.borrow().clone();
+        follows.retain(|_, progress| !progress.turned_away);
         let sources: BTreeSet<Eid> = follows.keys().map(|(source, _)| *source).collect();
         sources
             .into_iter()
@@ -152,6 +153,7 @@ pub fn start<R: Reads>(
 struct Planner<R> {
     room: Shared<R>,
     members: watch::Receiver<Members>,
+    trust: watch::Receiver<u64>,
     published: watch::Receiver<Arc<Published>>,
     /// Patience counts from here.
     began: Instant,
@@ -162,11 +164,12 @@ struct Planner<R> {
 
 impl<R: Reads> Planner<R> {
     fn new(room: Shared<R>, members: watch::Receiver<Members>) -> Self {
-        let published = room.database.watch();
+        let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
         let patience = Patience::new(room.config.late_patience_ms, room.config.unreachable_patience_ms);
         Self {
             room,
             members,
+            trust,
             published,
             began: Instant::now(),
             patience,
@@ -203,13 +206,15 @@ impl<R: Reads> Planner<R> {
         tokio::select! {
             biased;
             changed = self.members.changed() => changed,
+            changed = self.trust.changed() => changed,
             changed = families_change => changed.map(|_| ()),
             () = patience_ends => Ok(()),
         }
     }
 
     async fn replan(&mut self) {
-        let members = self.members.borrow_and_update().clone();
+        self.trust.borrow_and_update();
+        let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
         let shared = self.room.database.published().ledger.families.shared();
         let plan = self.plan(&shared, &members);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mark, Mode};
+use super::losers::{How, Loser, Losers};
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
@@ -29,6 +30,8 @@ macro_rules! step {
     };
 }
 
+mod adapted;
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -38,6 +41,7 @@ pub(super) struct Batch<'a, W: Write> {
     touched: BTreeMap<Family, Classes>,
     counts: Counts,
     alarms: BTreeSet<Alarm>,
+    losers: Losers,
     changed: bool,
     marks_changed: bool,
 }
@@ -53,6 +57,7 @@ impl<'a, W: Write> Batch<'a, W> {
             touched: BTreeMap::new(),
             counts: Counts::default(),
             alarms: BTreeSet::new(),
+            losers: Losers::default(),
             changed: false,
             marks_changed: false,
         }
@@ -66,8 +71,8 @@ impl<'a, W: Write> Batch<'a, W> {
             }
             self.write.commit()?;
         }
-        let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
-        Ok((ledger, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
+        let Self { ledger, touched, counts, alarms, losers, changed, marks_changed, .. } = self;
+        Ok((ledger, Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -84,6 +89,7 @@ impl<'a, W: Write> Batch<'a, W> {
                 Ok(Outcome::Noted)
             }
             Input::Admit => self.admit()?,
+            Input::Adapter(adapted) => self.adapter(adapted)?,
         };
         Ok(outcome.unwrap_or_else(Outcome::Refused))
     }
@@ -182,6 +188,9 @@ impl<'a, W: Write> Batch<'a, W> {
             return Ok(Err(Refusal::StampExhausted));
         };
         let stamp = Stamp { hlc, eid: self.eid(), hash: value_hash(value.as_ref()) };
+        if let Some(existing) = existing {
+            self.losers.push(Loser::new(key, &existing.register, stamp, How::Overwritten, self.now));
+        }
         self.store(key, Register::new(value, stamp), Class::Local, existing)?;
         Ok(Ok(stamp))
     }
@@ -402,10 +411,17 @@ impl<'a, W: Write> Batch<'a, W> {
         }
         match merged.merge {
             Merge::Won => {
+                if let Some(existing) = &existing {
+                    self.losers.push(Loser::new(key, &existing.register, stamp, How::Replaced, self.now));
+                }
                 self.store(key, register, class, existing.as_ref())?;
                 merges.won += 1;
             }
-            Merge::Lost => merges.lost += 1,
+            Merge::Lost => {
+                let winner = existing.as_ref().expect("only what is there can win").register.stamp();
+                self.losers.push(Loser::new(key, &register, winner, How::Late, self.now));
+                merges.lost += 1;
+            }
             Merge::Same => {
                 merges.same += 1;
                 // It came over another site first. Kept as crossed, it would not be served as this site's own.

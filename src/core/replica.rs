@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mode, ShareError, UnknownMode};
+use super::losers::Losers;
 use super::path::{Family, Limits, Path, PathError, Value};
 use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
@@ -73,6 +74,26 @@ pub enum Input {
     },
     /// Enters this node in the cluster's books, unless it stands there.
     Admit,
+    Adapter(Adapted),
+}
+
+/// Writes of an attached server, and the adapter's own rows that tell of them: one transaction, or none of
+/// it if one of the writes is refused. Without writes it only keeps rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adapted {
+    pub writes: Vec<AdapterWrite>,
+    /// None takes a row out.
+    pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// A write of an attached server. Unlike a user's it names the record itself, since a server writes its own
+/// copies of a unique family under its own EID, and it leaves a tombstone also where nothing was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterWrite {
+    pub key: RecordKey,
+    pub value: Option<Value>,
+    /// Written only if the key has no register, not even a tombstone.
+    pub only_if_absent: bool,
 }
 
 /// One line of an import. Without a stamp it is a new write.
@@ -117,6 +138,10 @@ pub enum Outcome {
     Unshared,
     Imported(Imported),
     Applied(Merges),
+    /// How many writes of an [`Input::Adapter`] were made: all but those that were only for an absent key.
+    Adapted {
+        written: u64,
+    },
     /// [`Input::Elsewhere`] and [`Input::Admit`].
     Noted,
     Refused(Refusal),
@@ -203,6 +228,8 @@ pub struct Committed {
     pub touched: BTreeMap<Family, Classes>,
     pub counts: Counts,
     pub alarms: BTreeSet<Alarm>,
+    /// Writes that lost in it.
+    pub losers: Losers,
     /// Whether the batch changed the store at all.
     pub changed: bool,
     /// Whether marks changed.
