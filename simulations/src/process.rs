@@ -22,6 +22,7 @@ use crate::membership::Told;
 use crate::model::Held;
 use crate::rng::mix;
 use crate::sources::Sources;
+use crate::table::Table;
 use crate::world::{Event, World};
 
 /// How many inputs one batch takes.
@@ -48,11 +49,12 @@ impl World {
             inbox: VecDeque::new(),
             commit_due: false,
             plan_due: false,
-            follows: BTreeMap::new(),
+            follows: Table::default(),
             sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
+            members: Vec::new(),
             patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
             dial: BTreeSet::new(),
             unreached: Arc::default(),

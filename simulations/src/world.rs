@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::Checked;
 use crate::clock::{SECOND, Us, WallClock};
+use crate::decoder::Decoder;
 use crate::history::{FamilyIx, FaultKind, History, HostId, NodeSpec};
 use crate::host::Host;
 use crate::judge::Branches;
@@ -25,7 +26,7 @@ use crate::rng::{Rng, mix};
 
 #[derive(Debug)]
 pub enum Event {
-    Frame(Box<Frame>),
+    Frame(Frame),
     Commit { node: HostId, incarnation: u32 },
     Plan { node: HostId, incarnation: u32 },
     Retry { node: HostId, incarnation: u32, peer: HostId, family: FamilyIx },
@@ -95,6 +96,8 @@ pub struct World {
     /// Host slots in use; the rest waits for clones.
     pub net: Network,
     pub views: Membership,
+    /// The names of the sites, as they are gossiped.
+    pub sites: Vec<String>,
     pub families: Vec<(Family, Mode)>,
     pub family_ix: BTreeMap<Family, FamilyIx>,
     pub acknowledged: Acknowledged,
@@ -110,6 +113,7 @@ pub struct World {
     pub record_curve: bool,
     /// What was last encoded: the next follower may be sent the same.
     pub encoded: Option<(Entries, Arc<[u8]>)>,
+    pub decoder: Decoder,
     /// The topology is looked at later in this instant.
     pub topology_due: bool,
     /// A violation seen where none could be returned.
@@ -141,6 +145,9 @@ impl World {
             views: Membership::new(slots),
             family_ix: families.iter().enumerate().map(|(ix, (family, _))| (family.clone(), ix)).collect(),
             families,
+            sites: (0..=history.nodes.iter().map(|spec| spec.site).max().unwrap_or(0))
+                .map(|n| format!("s{n}"))
+                .collect(),
             acknowledged: Acknowledged::default(),
             branches: Branches::default(),
             stats: Stats::default(),
@@ -152,6 +159,7 @@ impl World {
             clones: BTreeMap::new(),
             record_curve: false,
             encoded: None,
+            decoder: Decoder::default(),
             topology_due: false,
             broken: None,
             history,
@@ -219,7 +227,7 @@ impl World {
         }
         self.traced(self.now);
         match event {
-            Event::Frame(frame) => self.on_frame(*frame),
+            Event::Frame(frame) => self.on_frame(frame),
             Event::Commit { node, incarnation } => self.if_current(node, incarnation, Self::commit),
             Event::Plan { node, incarnation } => self.if_current(node, incarnation, Self::plan),
             Event::Retry { node, incarnation, peer, family } => {
@@ -248,7 +256,7 @@ impl World {
     /// A starved process handles nothing; what comes for it waits, in its order.
     fn waits_for_processor(&self, event: &Event) -> Option<Us> {
         let node = match event {
-            Event::Frame(frame) => frame.to,
+            Event::Frame(frame) => frame.to as HostId,
             Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
             Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
             Event::ConnectionLost { node, .. } => *node,
@@ -311,11 +319,11 @@ impl World {
                 continue;
             };
             text += &format!("node {id} {} marks {:?}\n", host.eid, host.model.marks);
-            for ((peer, family), follow) in &process.follows {
+            for ((peer, family), follow) in process.follows.by_host() {
                 let cursor = follow.follower.as_ref().map(|follower| (follower.cursor_seq(), follower.head()));
                 text += &format!(
                     "  follows {peer} in {} for {} (asked {:?}): stream {}, replied {}, applying {}, gave up {}, retry {}, at {cursor:?}\n",
-                    self.families[*family].0,
+                    self.families[family].0,
                     follow.wanted,
                     follow.follower.as_ref().map(|follower| follower.asked()),
                     follow.stream,
@@ -328,7 +336,7 @@ impl World {
             for ((family, peer), serving) in process.sources.iter() {
                 text += &format!(
                     "  serves {peer} in {}: stream {} sent {} in flight {}\n",
-                    self.families[*family].0,
+                    self.families[family].0,
                     serving.stream,
                     serving.source.sent_to(),
                     serving.in_flight
