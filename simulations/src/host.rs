@@ -28,6 +28,8 @@ pub struct Host {
     pub model: DiskModel,
     pub snapshots: Vec<(MemoryStore, DiskModel)>,
     pub process: Option<Process>,
+    /// When the present process was started.
+    pub up_since: Us,
     /// How often it has been started; events of an earlier process are void.
     pub incarnation: u32,
     pub gone_for_good: bool,

@@ -46,6 +46,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// Loss between sites, in per cent, instead of the scenario's.
+    #[arg(long, value_name = "PER_CENT", requires = "scenario")]
+    loss: Option<u64>,
     /// List the included scenarios.
     #[arg(long)]
     list: bool,
@@ -101,7 +104,12 @@ fn history(arguments: &Arguments) -> Result<(History, String), String> {
             .map_err(|error| format!("'{name}' is no included scenario (see --list), and as a file: {error}"))?,
     };
     let history = scenario::read(&text, arguments.seed).map_err(|error| format!("scenario '{name}': {error}"))?;
-    let replay = format!("--scenario {name} --seed {}", history.seed);
+    let mut history = history;
+    let mut replay = format!("--scenario {name} --seed {}", history.seed);
+    if let Some(per_cent) = arguments.loss {
+        history.links.far_loss_per_mille = per_cent * 10;
+        replay += &format!(" --loss {per_cent}");
+    }
     Ok((history, replay))
 }
 
@@ -128,6 +136,9 @@ fn one(arguments: &Arguments) -> ExitCode {
     });
     bar.finish_and_clear();
     print!("{}{}", report::summary(&outcome, started.elapsed()), pace.told(outcome.virtual_us));
+    if let Some(world) = outcome.world.as_ref().filter(|world| world.history.checking.spread) {
+        print!("{}", world.spread_table());
+    }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
         if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
             eprintln!("{} cannot be written: {error}", file.display());
