@@ -19,6 +19,15 @@ use simulations::shrink::{Kept, shrink, told};
 use simulations::swarm::Swarm;
 use simulations::{draw, edge, page, report, scenario};
 
+use crate::pace::Pace;
+
+mod pace;
+
+/// A cluster in one process is millions of small pieces that die in another order than they were born: glibc's
+/// allocator took a third of a large run.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How many runs may be spent on making a failed history shorter.
 const SHRINK_RUNS_MAX: usize = 600;
 
@@ -37,6 +46,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// Loss between sites, in per cent, instead of the scenario's.
+    #[arg(long, value_name = "PER_CENT", requires = "scenario")]
+    loss: Option<u64>,
     /// List the included scenarios.
     #[arg(long)]
     list: bool,
@@ -98,7 +110,12 @@ fn history(arguments: &Arguments) -> Result<(History, String), String> {
             .map_err(|error| format!("'{name}' is no included scenario (see --list), and as a file: {error}"))?,
     };
     let history = scenario::read(&text, arguments.seed).map_err(|error| format!("scenario '{name}': {error}"))?;
-    let replay = format!("--scenario {name} --seed {}", history.seed);
+    let mut history = history;
+    let mut replay = format!("--scenario {name} --seed {}", history.seed);
+    if let Some(per_cent) = arguments.loss {
+        history.links.far_loss_per_mille = per_cent * 10;
+        replay += &format!(" --loss {per_cent}");
+    }
     Ok((history, replay))
 }
 
@@ -118,9 +135,16 @@ fn one(arguments: &Arguments) -> ExitCode {
     let history = kept.of(&whole);
     let started = Instant::now();
     let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
-    let outcome = run(history, true, &mut |world| bar.set_position(world.now.min(end_us) / SECOND));
+    let mut pace = Pace::new(&history);
+    let outcome = run(history, true, &mut |world| {
+        bar.set_position(world.now.min(end_us) / SECOND);
+        pace.note(world);
+    });
     bar.finish_and_clear();
-    print!("{}", report::summary(&outcome, started.elapsed()));
+    print!("{}{}", report::summary(&outcome, started.elapsed()), pace.told(outcome.virtual_us));
+    if let Some(world) = outcome.world.as_ref().filter(|world| world.history.checking.spread) {
+        print!("{}", world.spread_table());
+    }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
         if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
             eprintln!("{} cannot be written: {error}", file.display());
