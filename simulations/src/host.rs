@@ -1,6 +1,6 @@
 //! A simulated server: its disk, its clock, and the process that runs on it while it is up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use kinfolk::core::clock::UnixMs;
@@ -8,7 +8,7 @@ use kinfolk::core::eid::Eid;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
-use kinfolk::core::topology::Member;
+use kinfolk::core::topology::{Member, Patience};
 use kinfolk::store::memory::MemoryStore;
 
 use crate::clock::{Us, WallClock};
@@ -28,6 +28,8 @@ pub struct Host {
     pub model: DiskModel,
     pub snapshots: Vec<(MemoryStore, DiskModel)>,
     pub process: Option<Process>,
+    /// When the present process was started.
+    pub up_since: Us,
     /// How often it has been started; events of an earlier process are void.
     pub incarnation: u32,
     pub gone_for_good: bool,
@@ -71,8 +73,10 @@ pub struct Process {
     pub wall_max: UnixMs,
     /// The members of the last plan.
     pub members: Vec<Member>,
-    /// Since when a live member has not been connected.
-    pub missed: BTreeMap<Eid, Us>,
+    pub patience: Patience,
+    /// To whom it needs a connection, and whom of these it cannot reach.
+    pub dial: BTreeSet<Eid>,
+    pub unreached: Arc<BTreeSet<Eid>>,
     /// The plan that looks whether patience with one of them has ended.
     pub patience_ends: Us,
     pub head_at_idle: u64,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kinfolk::core::eid::Eid;
-use kinfolk::core::topology::Member;
+use kinfolk::core::topology::{Loss, Losses, Member, Plan};
 
 use crate::check::Checked;
 use crate::clock::{MS, SECOND};
@@ -42,6 +42,9 @@ impl World {
     /// Both sides keep trying with pauses; an attempt that gets through is all that is simulated of it.
     fn consider_connecting(&mut self, a: HostId, b: HostId) {
         if a == b || !self.may_connect(a, b) || self.net.pair(a, b).up || self.net.pair(a, b).connecting {
+            return;
+        }
+        if self.history.checking.dial_needed && !self.needs(a, b) && !self.needs(b, a) {
             return;
         }
         let pair = *self.net.pair(a, b);
@@ -246,54 +249,98 @@ impl World {
                 Ok(_) => {}
             }
         }
+        (self.members_of(node, &route), route)
+    }
+
+    /// The live ones of the route, and the dead of whom something was heard, in the order of EIDs.
+    fn members_of(&mut self, node: HostId, route: &[(Eid, HostId)]) -> Vec<Member> {
+        let me = self.hosts[node].eid;
+        let mut known: Vec<(Eid, HostId, bool)> = route.iter().map(|(eid, subject)| (*eid, *subject, true)).collect();
+        for (subject, host) in self.hosts.iter().enumerate() {
+            let live = host.eid == me || self.views.belief(node, subject).says_live();
+            if !live && route.binary_search_by_key(&host.eid, |(eid, _)| *eid).is_err() {
+                known.push((host.eid, subject, false));
+            }
+        }
+        known.sort_unstable();
+        known.dedup_by_key(|(eid, ..)| *eid);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         // Most are as they were when the last plan was made.
         let mut before = std::mem::take(&mut process.members).into_iter().peekable();
-        let member = |(eid, subject): &(Eid, HostId)| {
-            let heard = self.views.heard(node, *subject)?;
-            let connected = self.net.believed(node, *subject) != 0;
-            while before.next_if(|member| member.eid < *eid).is_some() {}
-            let same =
-                |member: &Member| member.eid == *eid && member.run == heard.run && member.families == *heard.families;
+        let member = |(eid, subject, live): (Eid, HostId, bool)| {
+            let heard = self.views.heard(node, subject)?;
+            let connected = live && self.net.believed(node, subject) != 0;
+            while before.next_if(|member| member.eid < eid).is_some() {}
+            let site = &self.sites[self.hosts[subject].spec.site];
+            let same = |member: &Member| {
+                member.eid == eid
+                    && member.run == heard.run
+                    && member.site == *site
+                    && member.families == *heard.families
+                    && member.unreached == *heard.unreached
+            };
             if let Some(member) = before.next_if(same) {
-                return Some(Member { connected, ..member });
+                return Some(Member { live, connected, ..member });
             }
             Some(Member {
-                eid: *eid,
+                eid,
                 run: heard.run,
-                site: String::new(),
+                site: site.clone(),
                 address: String::new(),
                 protocol_version: 1,
                 version: String::new(),
                 families: (*heard.families).clone(),
                 head: 0,
-                live: true,
+                unreached: (*heard.unreached).clone(),
+                live,
                 connected,
             })
         };
-        (route.iter().filter_map(member).collect(), route)
+        known.into_iter().filter_map(member).collect()
     }
 
-    /// Takes those out that were lost a moment ago: as in the daemon, one is out of reach only when it has been
-    /// believed alive without a connection for a while.
-    pub fn keep_within_patience(&mut self, node: HostId, members: &mut Vec<Member>) {
-        let (now, patience) = (self.now, self.history.timing.patience_us);
+    /// Which needed connections are waited for in vain by now.
+    pub fn losses(&self, node: HostId, members: &[Member]) -> Losses {
+        let process = self.hosts[node].process.as_ref().expect("checked by the caller");
+        process.patience.losses(members, self.now / MS)
+    }
+
+    /// What the plan needs: connections, a look when patience ends, and a word about who is out of reach.
+    pub fn need(&mut self, node: HostId, members: &[Member], plan: &Plan, losses: &Losses) {
+        let now = self.now;
         let host = &mut self.hosts[node];
-        let process = host.process.as_mut().expect("checked by the caller");
-        let missing = || members.iter().filter(|member| member.live && !member.connected).map(|member| member.eid);
-        let still: BTreeSet<Eid> = missing().collect();
-        process.missed.retain(|eid, _| still.contains(eid));
-        for eid in missing() {
-            process.missed.entry(eid).or_insert(now);
-        }
-        let ends = process.missed.values().map(|since| since + patience).filter(|at| *at > now).min();
         let incarnation = host.incarnation;
-        let just_missed = |member: &Member| process.missed.get(&member.eid).is_some_and(|at| now < at + patience);
-        members.retain(|member| !just_missed(member));
-        if let Some(at) = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends) {
+        let process = host.process.as_mut().expect("checked by the caller");
+        process.patience.need(&plan.dial, members, now / MS);
+        let ends = process.patience.next_change_ms(now / MS).map(|at| at * MS);
+        let due = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends);
+        if let Some(at) = due {
             process.patience_ends = at;
+        }
+        let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
+        let unreached: BTreeSet<Eid> = missed.map(|(eid, _)| *eid).collect();
+        let told_anew = *process.unreached != unreached;
+        if told_anew {
+            process.unreached = unreached.into();
+        }
+        let fresh: Vec<Eid> = plan.dial.difference(&process.dial).copied().collect();
+        process.dial.clone_from(&plan.dial);
+        if let Some(at) = due {
             self.schedule_at(at, Event::Plan { node, incarnation });
         }
+        if told_anew {
+            self.tell(node);
+        }
+        if self.history.checking.dial_needed && !fresh.is_empty() {
+            let named = |host: &HostId| fresh.contains(&self.hosts[*host].eid);
+            for peer in (0..self.hosts.len()).filter(named).collect::<Vec<_>>() {
+                self.consider_connecting(node.min(peer), node.max(peer));
+            }
+        }
+    }
+
+    fn needs(&self, node: HostId, peer: HostId) -> bool {
+        self.hosts[node].process.as_ref().is_some_and(|process| process.dial.contains(&self.hosts[peer].eid))
     }
 
     /// After a partition began or ended: what is cut times out, what is free again goes on.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::clock::{MS, SECOND, Us};
 use crate::history::{FamilyIx, HostId, Links};
-use crate::rng::Rng;
+use crate::rng::{Rng, mix};
 
 /// One side's request or the other's answer on one stream. Small: a thousand of them leave at each commit.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub struct SlowLink {
 
 pub struct Network {
     hosts: usize,
+    /// The site of each host.
+    sites: Vec<usize>,
     pub links: Links,
     /// Each pair twice, by either host first: what a host sends to many lies side by side.
     pairs: Vec<Pair>,
@@ -77,10 +79,11 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(hosts: usize, links: Links, rng: Rng) -> Self {
+    pub fn new(hosts: usize, sites: Vec<usize>, links: Links, rng: Rng) -> Self {
         let square = hosts * hosts;
         Self {
             hosts,
+            sites,
             links,
             pairs: vec![Pair::default(); square],
             believed: vec![0; square],
@@ -130,13 +133,23 @@ impl Network {
         self.any_blocked = self.blocked.contains(&true);
     }
 
+    /// The delay between the sites of two hosts, where that is always the same.
+    pub fn far_delay_us(&self, a: HostId, b: HostId) -> Option<Us> {
+        let (a, b) = (*self.sites.get(a)? as u64, *self.sites.get(b)? as u64);
+        let at = mix(a.min(b) << 32 | a.max(b)) % self.links.far_us.len() as u64;
+        self.links.far_by_sites.then(|| self.links.far_us[at as usize])
+    }
+
     /// How long a frame of this size takes now, from one host to another.
     pub fn transit_us(&mut self, from: HostId, to: HostId, near: bool, bytes: usize, now: Us) -> Us {
         let at = from * self.hosts + to;
         self.bytes[at] += bytes as u64;
         self.frames += 1;
         let table = if near { &self.links.near_us } else { &self.links.far_us };
-        let mut delay = *self.rng.pick(table);
+        let mut delay = match self.far_delay_us(from, to) {
+            Some(fixed) if !near => fixed,
+            _ => *self.rng.pick(table),
+        };
         let mut loss = if near { self.links.near_loss_per_mille } else { self.links.far_loss_per_mille };
         for slow in self.slow.iter().filter(|slow| slow.until > now) {
             if (slow.a, slow.b) == (from, to) || (slow.b, slow.a) == (from, to) {
@@ -144,7 +157,8 @@ impl Network {
                 loss += slow.loss_per_mille;
             }
         }
-        // What is lost is sent again after a timeout that doubles.
+        // What is lost is sent again after a timeout that doubles, as QUIC's probe timeout does: a round trip and what a
+        // receiver may hold back its acknowledgement (RFC 9002, 6.2.1).
         let mut timeout = 2 * delay + 20 * MS;
         while loss > 0 && timeout < 5 * SECOND && self.rng.chance(loss.min(900)) {
             delay += timeout;

@@ -11,7 +11,7 @@ use kinfolk::core::record::{Class, Classes};
 use kinfolk::core::replica::Input;
 use kinfolk::core::session::{Follower, Next, Source};
 use kinfolk::core::storage::{Cursor, Read};
-use kinfolk::core::topology;
+use kinfolk::core::topology::{self, Me};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
@@ -36,7 +36,7 @@ impl World {
 
     pub fn plan(&mut self, node: HostId) -> Checked {
         let me = self.hosts[node].eid;
-        let (mut members, route) = self.members_seen_by(node);
+        let (members, route) = self.members_seen_by(node);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         process.plan_due = false;
         let mut shared = process.replica.ledger().families.shared();
@@ -48,8 +48,10 @@ impl World {
             process.elsewhere_told = modes.clone();
             self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
         }
-        self.keep_within_patience(node, &mut members);
-        let plan = topology::plan(me, &shared, &members);
+        let site = self.sites[self.hosts[node].spec.site].clone();
+        let losses = self.losses(node, &members);
+        let plan = topology::plan(Me { eid: me, site: &site }, &shared, &members, &losses);
+        self.need(node, &members, &plan, &losses);
         self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
         self.stats.mode_conflicts += plan.conflicts.len() as u64;
         let mut wanted = BTreeMap::new();
@@ -489,7 +491,8 @@ impl World {
             return ensure(false, Check::SharingOnly, || format!("node {node} serves {name} unshared"));
         };
         let process = host.process.as_ref().expect("it is up");
-        let only_local = process.sources.get(family, peer).is_some_and(|serving| !serving.source.wants(Classes::NEAR));
+        let serving = process.sources.get(family, peer);
+        let wanted = |class| serving.is_none_or(|serving| serving.source.wants(Classes::only(class)));
         let mut keys = BTreeSet::new();
         for record in &entries.records {
             let key = &record.key;
@@ -502,7 +505,7 @@ impl World {
                 format!("node {node} sends {} with {stamp}, it holds {held:?}", key.path)
             })?;
             let held = held.expect("just seen");
-            let true_class = record.crossed == (held.class == Class::Far) && (held.origin || !only_local);
+            let true_class = record.crossed == (held.class == Class::Far) && (held.origin || wanted(held.class));
             ensure(true_class, Check::ClassTrue, || {
                 format!("node {node} sends {} as its own or with a wrong crossed mark: {held:?}", key.path)
             })?;

@@ -23,6 +23,7 @@ use crate::model::{Acknowledged, DiskModel};
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
 use crate::rng::{Rng, mix};
+use crate::spread::Spread;
 
 #[derive(Debug)]
 pub enum Event {
@@ -96,6 +97,8 @@ pub struct World {
     /// Host slots in use; the rest waits for clones.
     pub net: Network,
     pub views: Membership,
+    /// The names of the sites, as they are gossiped.
+    pub sites: Vec<String>,
     pub families: Vec<(Family, Mode)>,
     pub family_ix: BTreeMap<Family, FamilyIx>,
     pub acknowledged: Acknowledged,
@@ -109,6 +112,8 @@ pub struct World {
     pub flapped: Vec<bool>,
     pub clones: BTreeMap<usize, HostId>,
     pub record_curve: bool,
+    /// How writes spread, where that is measured.
+    pub spread: Spread,
     /// What was last encoded: the next follower may be sent the same.
     pub encoded: Option<(Entries, Arc<[u8]>)>,
     pub decoder: Decoder,
@@ -133,16 +138,20 @@ impl World {
             .iter()
             .map(|spec| (Family::new(&spec.name).expect("histories name good families"), spec.mode))
             .collect();
+        let sites = history.nodes.iter().map(|spec| spec.site).collect();
         let mut world = Self {
             now: 0,
             queue: Queue::new(),
             trace: mix(history.seed),
             rng: root.fork(10),
             hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec)).collect(),
-            net: Network::new(slots, history.links.clone(), root.fork(11)),
+            net: Network::new(slots, sites, history.links.clone(), root.fork(11)),
             views: Membership::new(slots),
             family_ix: families.iter().enumerate().map(|(ix, (family, _))| (family.clone(), ix)).collect(),
             families,
+            sites: (0..=history.nodes.iter().map(|spec| spec.site).max().unwrap_or(0))
+                .map(|n| format!("s{n}"))
+                .collect(),
             acknowledged: Acknowledged::default(),
             branches: Branches::default(),
             stats: Stats::default(),
@@ -153,6 +162,7 @@ impl World {
             flapped: vec![false; history.faults.len()],
             clones: BTreeMap::new(),
             record_curve: false,
+            spread: Spread::default(),
             encoded: None,
             decoder: Decoder::default(),
             topology_due: false,
@@ -296,6 +306,7 @@ pub fn host(eid: Eid, spec: &NodeSpec) -> Host {
         model: DiskModel::default(),
         snapshots: Vec::new(),
         process: None,
+        up_since: 0,
         incarnation: 0,
         gone_for_good: false,
         starved_until: 0,
