@@ -133,9 +133,11 @@ impl Ord for dyn Place + '_ {
     }
 }
 
+type Edge = Bound<(String, Option<Eid>)>;
+
 /// The ranges of [`Span::Under`]: those of the family's own path, and those under it. What sorts between the
 /// two (`/foo!`) belongs to others.
-fn ranges_under(family: &Family) -> [(Bound<(String, Option<Eid>)>, Bound<(String, Option<Eid>)>); 2] {
+fn ranges_under(family: &Family) -> [(Edge, Edge); 2] {
     let place = |end: &str, owner| (format!("/{family}{end}"), owner);
     let last = Some(Eid::new([0xff; Eid::BYTES]));
     [
