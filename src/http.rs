@@ -5,6 +5,7 @@
 
 mod api;
 mod backup;
+mod changes;
 mod listener;
 mod problem;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::metrics::{CONTENT_TYPE, Extra, Metrics};
 use crate::status::Status;
 use crate::store::writer::Database;
 
+pub use changes::Watchers;
 pub use listener::{ConnectionLimits, LimitedListener};
 use problem::Problem;
 
@@ -43,6 +45,7 @@ pub struct Api<R> {
     pub token: Option<String>,
     /// The largest body of an import, in bytes. The body of a put is bounded by the largest value.
     pub import_max_bytes: usize,
+    pub watchers: Watchers,
 }
 
 type Shared<R> = Arc<Api<R>>;
@@ -61,6 +64,7 @@ pub fn router<R: Reads>(api: Api<R>) -> Router {
         .route("/v1/why/{*path}", get(why::why))
         .route("/v1/export", get(transfer::export))
         .route("/v1/import", axum::routing::post(transfer::import))
+        .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(not_allowed)

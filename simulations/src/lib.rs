@@ -4,10 +4,14 @@
 //! Same seed, same build: same run, to the last bit. Never here: the wall clock, randomness of the
 //! operating system, hash maps, floating point (a stopwatch around a run belongs to `main`).
 
+pub mod asterisk;
 pub mod check;
 pub mod clock;
 pub mod coverage;
+pub mod decoder;
 pub mod draw;
+pub mod edge;
+pub mod epidemic;
 mod faults;
 mod floors;
 pub mod history;
@@ -27,7 +31,9 @@ pub mod run;
 pub mod scenario;
 pub mod shrink;
 mod sources;
+pub mod spread;
 mod streams;
 pub mod swarm;
+pub mod table;
 mod workload;
 pub mod world;

@@ -32,6 +32,8 @@ macro_rules! step {
     };
 }
 
+mod adapted;
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -96,6 +98,7 @@ impl<'a, W: Write> Batch<'a, W> {
             Input::Standing { eid, standing } => self.set_standing(eid, standing)?,
             Input::Release { key } => self.release(key)?,
             Input::Discard { key } => self.discard(&key)?,
+            Input::Adapter(adapted) => self.adapter(adapted)?,
         };
         Ok(outcome.unwrap_or_else(Outcome::Refused))
     }
@@ -259,6 +262,7 @@ impl<'a, W: Write> Batch<'a, W> {
         if mode == Mode::Unique && !mutant!(RehomeForgotten) {
             self.rehome(&family, None, Some(eid))?;
         }
+        self.spread_what_crossed(&family, mode)?;
         let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
         Arc::make_mut(&mut self.ledger.families).insert(family.clone(), mark);
@@ -312,6 +316,22 @@ impl<'a, W: Write> Batch<'a, W> {
         Ok(())
     }
 
+    /// What is here when a family is shared is for this node to spread, wherever it came from once: as crossed
+    /// it would not be served to other sites. Followers compare with a new sharing, so places in the feed stay.
+    fn spread_what_crossed(&mut self, family: &Family, mode: Mode) -> Result<(), StoreError> {
+        let mut crossed = Vec::new();
+        self.write.scan(Span::Under(family), &mut |(key, stored)| {
+            if stored.class.crossed() && key.path.key_in(family).is_some() && mode.owns(&key) {
+                crossed.push((key, stored));
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (key, stored) in crossed {
+            self.write.put_record(&key, &Stored { class: Class::Near, ..stored })?;
+        }
+        Ok(())
+    }
+
     fn tally(&self, family: &Family, mode: Mode) -> Result<Tally, StoreError> {
         let mut tally = Tally::default();
         self.write.scan(Span::Under(family), &mut |(key, stored)| {
@@ -337,7 +357,7 @@ impl<'a, W: Write> Batch<'a, W> {
             return Ok(Err(Refusal::NotShared(family)));
         }
         let in_step = self.families().floor_of(&family);
-        if (in_step.is_none() || floor.is_some_and(|floor| in_step != Some(floor))) && !mutant!(FloorsNotCompared) {
+        if in_step.is_none() || floor.is_some_and(|floor| in_step != Some(floor)) {
             return Ok(Err(Refusal::OtherFloor(family)));
         }
         let bar = self.seen(&family).bar(source);
@@ -410,7 +430,14 @@ impl<'a, W: Write> Batch<'a, W> {
                 self.losers.push(Loser::new(key, &register, winner, How::Late, self.now));
                 merges.lost += 1;
             }
-            Merge::Same => merges.same += 1,
+            Merge::Same => {
+                merges.same += 1;
+                // It came over another site first. Kept as crossed, it would not be served as this site's own.
+                let nearer = class == Class::Near && !mutant!(NearerClassIgnored);
+                if nearer && existing.as_ref().is_some_and(|stored| stored.class.crossed()) {
+                    self.store(key, register, class, existing.as_ref())?;
+                }
+            }
         }
         Ok(())
     }

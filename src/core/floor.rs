@@ -128,10 +128,6 @@ impl Seen<'_> {
 
     /// Whether the node may drop its tombstones up to the floor: it knows by itself that it holds every winner.
     pub fn took_part(&self) -> bool {
-        if mutant!(EvidenceOfBooks) {
-            let spread = |note: &Note| note.step == Step::Spread && note.round.target >= self.floor();
-            return self.of().notes.get(&self.me).is_some_and(spread);
-        }
         self.local.spread >= self.floor() || mutant!(NobodyDoubts)
     }
 
@@ -172,7 +168,7 @@ impl Seen<'_> {
         let spread = if self.local.spread > self.local.adopted { self.local.spread } else { Hlc::ZERO };
         let Some(note) = self.of().notes.get(&self.me) else { return spread };
         let member = self.of().round.as_ref().is_some_and(|round| self.counted(round).any(|eid| eid == source));
-        if member || note.round.target <= self.local.adopted || mutant!(StrangersBelowThePromise) {
+        if member || note.round.target <= self.local.adopted {
             return spread;
         }
         spread.max(note.round.target)
@@ -206,20 +202,18 @@ impl Seen<'_> {
                     Move::Note(note(Step::Gathered))
                 }
             }
-            Some(Step::Promised) if self.all(round, Step::Promised) || mutant!(PromisesNotAwaited) => {
+            Some(Step::Promised) if self.all(round, Step::Promised) => {
                 if mutant!(GatherUnverified) {
                     Move::Note(note(Step::Gathered))
                 } else {
                     Move::Verify(note(Step::Gathered))
                 }
             }
-            Some(Step::Gathered) if self.all(round, Step::Gathered) || mutant!(GatheringNotAwaited) => {
+            Some(Step::Gathered) if self.all(round, Step::Gathered) => {
                 let spread = note(Step::Spread);
-                if collects || mutant!(SpreadUnverified) { Move::Note(spread) } else { Move::Verify(spread) }
+                if collects { Move::Note(spread) } else { Move::Verify(spread) }
             }
-            Some(Step::Spread) if collects && (self.all(round, Step::Spread) || mutant!(SpreadNotAwaited)) => {
-                Move::Raise(round.id.target)
-            }
+            Some(Step::Spread) if collects && (self.all(round, Step::Spread)) => Move::Raise(round.id.target),
             Some(_) => Move::Wait,
         }
     }
@@ -256,7 +250,7 @@ impl Seen<'_> {
         let under_way = self.round().is_some_and(|round| {
             let gathered = self.step_of(self.me, &round.id) >= Some(Step::Gathered);
             let joined = !gathered && members.keys().any(|eid| !round.members.contains_key(eid));
-            (round.id.run == self.run || mutant!(OldRoundGoesOn)) && round.id.target <= due && !joined
+            (round.id.run == self.run) && round.id.target <= due && !joined
         });
         if under_way {
             return None;

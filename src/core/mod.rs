@@ -35,6 +35,7 @@ pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod path;
+pub mod protocol;
 pub mod record;
 pub mod register;
 pub mod replica;
@@ -45,4 +46,5 @@ pub mod session;
 mod session_test;
 pub mod storage;
 pub mod topology;
+pub mod trust;
 pub mod view;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::HeaderMap;
 use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
@@ -40,15 +41,20 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             ready: true,
             since_unix_ms: now(),
             certificate_expires_unix_s: None,
+            access: Default::default(),
             alarms: vec![],
         };
-        (Status { node, members: vec![], families: vec![] }, Extra { refused: vec![], clock_ahead_ms: 0 })
+        (
+            Status { node, members: vec![], families: vec![], adapter: None },
+            Extra { refused: vec![], clock_ahead_ms: 0, ..Extra::default() },
+        )
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
-    Api { database, metrics, status: Arc::new(status), token: None, import_max_bytes: IMPORT_MAX_BYTES }
+    let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));
+    Api { database, metrics, status, token: None, import_max_bytes: IMPORT_MAX_BYTES, watchers }
 }
 
-fn empty_api() -> Api<MemoryReads> {
+pub(super) fn empty_api() -> Api<MemoryReads> {
     api(Replica::open(MemoryStore::new(), settings(), Run(1), now()).expect("opens"))
 }
 
@@ -499,7 +505,7 @@ async fn a_node_that_is_not_ready_says_what_is_wrong() {
     let (mut status, _) = (api.status)();
     status.node.ready = false;
     status.node.alarms = vec!["the sky is falling".into()];
-    api.status = Arc::new(move || (status.clone(), Extra { refused: vec![], clock_ahead_ms: 0 }));
+    api.status = Arc::new(move || (status.clone(), Extra { refused: vec![], clock_ahead_ms: 0, ..Extra::default() }));
     let http = Http(router(api));
     assert!(http.get("/health/ready").await.problem(503).contains("the sky is falling"));
     assert_eq!(http.get("/health/live").await.status, 200);
@@ -531,6 +537,7 @@ async fn with_a_token_nothing_but_health_is_answered_without_it() {
         assert_ne!(ask(uri, "Bearer s3cret").await.status, 401, "{uri}");
     }
     http.put("/v1/db/foo/a", "v").await.problem(401);
+    http.get("/v1/changes").await.problem(401);
     http.call("PATCH", "/v1/db/foo/a", "v").await.problem(401);
     for uri in ["/health/live", "/health/ready"] {
         assert_eq!(http.get(uri).await.status, 200);

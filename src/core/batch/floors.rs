@@ -206,10 +206,7 @@ impl<W: Write> Batch<'_, W> {
             }
         };
         verified.is_some_and(|verified| {
-            let of_the_round = verified.run == note.round.run || mutant!(OtherRunsVerify);
-            verified.peer == note.round.collector
-                && of_the_round
-                && (verified.head >= due_since || mutant!(EarlierVerifyCounts))
+            verified.peer == note.round.collector && verified.run == note.round.run && verified.head >= due_since
         })
     }
 
@@ -279,9 +276,6 @@ impl<W: Write> Batch<'_, W> {
 
     /// What was set aside comes back only if the family is had from its peers from the beginning.
     fn forget_cursors(&mut self, family: &Family) -> Result<(), StoreError> {
-        if mutant!(CursorsOutliveQuarantine) {
-            return Ok(());
-        }
         for key in self.write.cursors()?.into_keys().filter(|key| key.family == *family) {
             self.write.set_cursor(&key, None)?;
         }
