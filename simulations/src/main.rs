@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use simulations::check::Check;
 use simulations::clock::SECOND;
 use simulations::history::History;
+use simulations::page::Subject;
 use simulations::run::run;
 use simulations::shrink::{Kept, shrink, told};
 use simulations::swarm::Swarm;
@@ -97,11 +98,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The history to run, and the arguments that name it.
-fn history(arguments: &Arguments) -> Result<(History, String), String> {
+/// The history to run, and what is told of it: with the arguments that name it.
+fn history(arguments: &Arguments) -> Result<(History, Subject), String> {
     let Some(name) = &arguments.scenario else {
         let seed = arguments.seed.unwrap_or(1);
-        return Ok((draw::mixed(seed), format!("--seed {seed}")));
+        let (title, about) = (format!("Seed {seed}"), "A cluster and its misfortunes, drawn from a seed.".to_owned());
+        return Ok((draw::mixed(seed), Subject { title, about, sites: Vec::new(), replay: format!("--seed {seed}") }));
     };
     let included = scenario::INCLUDED.iter().find(|(included, _)| included == name);
     let text = match included {
@@ -116,11 +118,12 @@ fn history(arguments: &Arguments) -> Result<(History, String), String> {
         history.links.far_loss_per_mille = per_cent * 10;
         replay += &format!(" --loss {per_cent}");
     }
-    Ok((history, replay))
+    let (about, sites) = scenario::told(&text);
+    Ok((history, Subject { title: name.clone(), about, sites, replay }))
 }
 
 fn one(arguments: &Arguments) -> ExitCode {
-    let (whole, mut replay) = match history(arguments) {
+    let (whole, mut subject) = match history(arguments) {
         Ok(found) => found,
         Err(error) => {
             eprintln!("{error}");
@@ -130,7 +133,7 @@ fn one(arguments: &Arguments) -> ExitCode {
     println!("seed: {}", whole.seed);
     let kept = arguments.keep.clone().unwrap_or_else(|| Kept::all(&whole));
     if arguments.keep.is_some() {
-        replay += &format!(" --keep '{kept}'");
+        subject.replay += &format!(" --keep '{kept}'");
     }
     let history = kept.of(&whole);
     let started = Instant::now();
@@ -146,7 +149,7 @@ fn one(arguments: &Arguments) -> ExitCode {
         print!("{}", world.spread_table());
     }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
-        if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
+        if let Err(error) = std::fs::write(file, page::page(&subject, &outcome, world)) {
             eprintln!("{} cannot be written: {error}", file.display());
             return ExitCode::from(2);
         }
@@ -155,10 +158,10 @@ fn one(arguments: &Arguments) -> ExitCode {
     if let Some(violation) = &outcome.violation {
         println!("violated: {violation}");
         if arguments.keep.is_none() {
-            tell_shortest(&whole, violation.check, &replay);
+            tell_shortest(&whole, violation.check, &subject.replay);
         }
         println!("commit: {}", commit());
-        println!("replay: cargo run --release -p simulations -- {replay}");
+        println!("replay: cargo run --release -p simulations -- {}", subject.replay);
     }
     println!("trace: {:016x}", outcome.trace);
     if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }

@@ -17,6 +17,7 @@ use crate::rng::Rng;
 /// Scenarios that come with the program.
 pub const INCLUDED: &[(&str, &str)] = &[
     ("split-brain", include_str!("../scenarios/split-brain.toml")),
+    ("bad-day", include_str!("../scenarios/bad-day.toml")),
     ("one-way-wan", include_str!("../scenarios/one-way-wan.toml")),
     ("flapping-site", include_str!("../scenarios/flapping-site.toml")),
     ("rolling-restart", include_str!("../scenarios/rolling-restart.toml")),
@@ -37,7 +38,6 @@ pub const INCLUDED: &[(&str, &str)] = &[
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[expect(dead_code, reason = "for the reader of the file")]
     about: String,
     #[serde(default = "one")]
     seed: u64,
@@ -200,6 +200,13 @@ pub enum ScenarioError {
     Needs { at: usize, kind: String, needs: &'static str },
     #[error("there are writes but no family")]
     NoFamily,
+}
+
+/// What a scenario says of itself, and the names of its sites in the order of their numbers. Nothing, if it is none.
+pub fn told(text: &str) -> (String, Vec<String>) {
+    let Ok(file) = toml::from_str::<File>(text) else { return Default::default() };
+    let sites = file.sites.into_iter().flat_map(copies).collect::<BTreeMap<_, _>>();
+    (file.about, sites.into_keys().collect())
 }
 
 /// The history that a scenario describes, and the seed it names unless another is given.
