@@ -4,7 +4,7 @@
 //! line or key, what is wrong and what to do; all that is wrong is told at once. Nothing is ignored: a
 //! key that means nothing to this version is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -19,8 +19,14 @@ use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
 
 pub use host_port::HostPort;
+pub use log_filter::LogFilter;
+pub use sip::{Attached, Listen, Sip};
+pub use trust::Who;
 
 mod host_port;
+mod log_filter;
+pub mod sip;
+mod trust;
 
 /// Every key with its default, its unit and a comment.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -34,16 +40,23 @@ pub struct Config {
     pub eid: Option<Eid>,
     pub site: String,
     pub data_dir: PathBuf,
+    /// What is logged; the variable KINFOLK_LOG goes before it.
+    pub log: LogFilter,
     /// Never to be shared globally, besides the built-in families.
     pub never_shared: Vec<Family>,
     pub cluster: Cluster,
     pub tls: Tls,
+    /// What other nodes are trusted for at most, by EID or `*`.
+    pub allow: BTreeMap<Who, Vec<Family>>,
     pub http: Http,
     /// Marks that are added at start.
     pub shared: BTreeMap<Family, Mode>,
     pub limits: Limits,
     pub clock: Clock,
     pub gossip: Gossip,
+    pub sip: Sip,
+    /// The attached patched Asterisks; none: no adapter.
+    pub asterisk: Vec<Attached>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +75,10 @@ pub struct Tls {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// Lists of revoked certificates.
+    pub crl: Option<PathBuf>,
+    /// Nodes that are refused whatever certificate they show.
+    pub revoked: BTreeSet<Eid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,14 +123,18 @@ impl Default for Config {
             eid: None,
             site: "default".to_string(),
             data_dir: "/var/lib/kinfolk".into(),
+            log: LogFilter::default(),
             never_shared: Vec::new(),
             cluster: Cluster::default(),
             tls: Tls::default(),
+            allow: BTreeMap::new(),
             http: Http::default(),
             shared: BTreeMap::new(),
             limits: Limits::default(),
             clock: Clock::default(),
             gossip: Gossip::default(),
+            sip: Sip::default(),
+            asterisk: Vec::new(),
         }
     }
 }
@@ -131,6 +152,8 @@ impl Default for Tls {
             ca: "/etc/kinfolk/ca.pem".into(),
             cert: "/etc/kinfolk/node.pem".into(),
             key: "/etc/kinfolk/node.key".into(),
+            crl: None,
+            revoked: BTreeSet::new(),
         }
     }
 }
@@ -273,10 +296,6 @@ impl Config {
     /// Parses and checks `text`; `file` is its name for errors.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let file = file.to_string();
-        let faults = not_yet(text);
-        if !faults.is_empty() {
-            return Err(ConfigError::Faults { file, text: text.to_string(), faults });
-        }
         let config: Self = match toml::from_str(text) {
             Ok(config) => config,
             Err(error) => return Err(ConfigError::Toml { file, error: Box::new(error) }),
@@ -310,6 +329,7 @@ impl Config {
         self.address_faults(&mut say);
         self.range_faults(&mut say);
         self.shared_faults(&mut say);
+        self.sip_faults(&mut say);
         faults
     }
 
@@ -373,24 +393,6 @@ impl Config {
             }
         }
     }
-}
-
-/// Sections that a later version will know. Ignoring them would leave an Asterisk unattached in silence.
-fn not_yet(text: &str) -> Vec<Fault> {
-    let Ok(table) = text.parse::<toml::Table>() else {
-        return Vec::new();
-    };
-    ["sip", "asterisk"]
-        .into_iter()
-        .filter(|section| table.contains_key(*section))
-        .map(|section| Fault {
-            section,
-            key: String::new(),
-            what: format!(
-                "not supported by this version, which has no SIP adapter for Asterisk yet: take out [{section}]"
-            ),
-        })
-        .collect()
 }
 
 #[cfg(test)]

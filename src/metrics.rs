@@ -3,6 +3,7 @@
 //! The number of series depends on families, members and reasons, never on keys. Handles of hot counters
 //! are kept, so that counting costs no look-up.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::core::replica::Outcome;
 use crate::core::storage::StoreError;
-use crate::status::Status;
+use crate::status::{AdapterStatus, Status};
 use crate::store::writer::BatchReport;
 
 /// The content type of the OpenMetrics text format, version 1.
@@ -42,6 +43,18 @@ struct StateLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FamilyLabel {
     family: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AsteriskLabel {
+    asterisk: String,
+}
+
+/// The asterisk is empty where a message concerned none.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AsteriskReasonLabel {
+    asterisk: String,
+    reason: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -76,7 +89,77 @@ pub struct Metrics {
     lag_seconds: Family<FollowLabel, FloatGauge>,
     ready: Gauge,
     alarms: Gauge,
+    reloads: Family<OutcomeLabel, Counter>,
+    refused_peers: Gauge,
+    revoked_certificates: Gauge,
     certificate_expiry: Gauge,
+    asterisks: AsteriskMetrics,
+}
+
+/// Of each attached Asterisk.
+#[derive(Default)]
+struct AsteriskMetrics {
+    reachable: Gauges<AsteriskLabel>,
+    in_flight: Gauges<AsteriskLabel>,
+    lag_entries: Gauges<AsteriskLabel>,
+    accepted: Family<AsteriskLabel, Counter>,
+    written: Family<AsteriskLabel, Counter>,
+    delivered: Family<AsteriskLabel, Counter>,
+    failed: Family<AsteriskLabel, Counter>,
+    undeliverable: Family<AsteriskLabel, Counter>,
+    restarts: Family<AsteriskLabel, Counter>,
+    refused: Family<AsteriskReasonLabel, Counter>,
+}
+
+impl AsteriskMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("asterisk");
+        let help = "1 if the last thing that was sent to an attached Asterisk was answered";
+        registry.register("reachable", help, self.reachable.clone());
+        let help = "Entries of the message to an attached Asterisk that waits for its answer";
+        registry.register("in_flight", help, self.in_flight.clone());
+        registry.register("lag_entries", "Changes that an attached Asterisk has not got yet", self.lag_entries.clone());
+        registry.register("accepted", "PUBLISHes of an attached Asterisk answered 200", self.accepted.clone());
+        registry.register("written", "Entries of an attached Asterisk that became writes", self.written.clone());
+        registry.register("delivered", "Entries that an attached Asterisk took", self.delivered.clone());
+        registry.register("failed", "Messages that an attached Asterisk did not take", self.failed.clone());
+        registry.register("undeliverable", "Entries too long for an attached Asterisk", self.undeliverable.clone());
+        registry.register("restarts", "How often an attached Asterisk was found restarted", self.restarts.clone());
+        registry.register("refused", "SIP messages and entries refused, by reason", self.refused.clone());
+    }
+
+    fn set(&self, adapter: &AdapterStatus) {
+        for one in &adapter.asterisks {
+            let label = AsteriskLabel { asterisk: one.name.clone() };
+            self.reachable.get_or_create(&label).set(i64::from(one.reachable));
+            self.in_flight.get_or_create(&label).set(signed(one.in_flight));
+            self.lag_entries.get_or_create(&label).set(signed(one.lag_entries));
+            for (counters, count) in [
+                (&self.accepted, one.accepted),
+                (&self.written, one.written),
+                (&self.delivered, one.delivered_entries),
+                (&self.failed, one.failed),
+                (&self.undeliverable, one.undeliverable),
+                (&self.restarts, one.restarts),
+            ] {
+                raise(&counters.get_or_create(&label), count);
+            }
+            self.set_refused(&one.name, &one.refused);
+        }
+        self.set_refused("", &adapter.refused);
+    }
+
+    fn set_refused(&self, asterisk: &str, refused: &BTreeMap<String, u64>) {
+        for (reason, count) in refused {
+            let label = AsteriskReasonLabel { asterisk: asterisk.to_string(), reason: reason.clone() };
+            raise(&self.refused.get_or_create(&label), *count);
+        }
+    }
+}
+
+/// Brings a counter to what is counted elsewhere.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 /// What the scrape knows beside the status.
@@ -84,6 +167,8 @@ pub struct Metrics {
 pub struct Extra {
     /// Refusals counted by the cluster's connections, by reason, since the start.
     pub refused: Vec<(&'static str, u64)>,
+    /// Reloads of the configuration, by what came of them.
+    pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
     pub clock_ahead_ms: u64,
 }
@@ -117,9 +202,17 @@ impl Metrics {
             lag_seconds: Family::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
+            reloads: Family::default(),
+            refused_peers: Gauge::default(),
+            revoked_certificates: Gauge::default(),
             certificate_expiry: Gauge::default(),
+            asterisks: AsteriskMetrics::default(),
             registry: Mutex::new(Registry::default()),
         };
+        // A series that began with its first count would hide that count from everyone who asks for increases.
+        for reason in STORE_REASONS {
+            metrics.batch_failures.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
         registry.register("merges", "Records that arrived, by what the merge did", merges);
         metrics.register(&mut registry);
         Self { registry: Mutex::new(registry), ..metrics }
@@ -147,8 +240,14 @@ impl Metrics {
         registry.register_with_unit("follow_lag", help, Unit::Seconds, self.lag_seconds.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
+        registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
+        let help = "Peers refused for their certificate within the last hour";
+        registry.register("refused_peers", help, self.refused_peers.clone());
+        let help = "Certificates on the lists of revoked ones";
+        registry.register("revoked_certificates", help, self.revoked_certificates.clone());
         let help = "When the node's certificate expires, in seconds since 1970";
         registry.register("certificate_expiry_timestamp_seconds", help, self.certificate_expiry.clone());
+        self.asterisks.register(registry);
     }
 
     /// Counts a batch of the writer.
@@ -203,10 +302,16 @@ impl Metrics {
         self.ready.set(i64::from(status.node.ready));
         self.alarms.set(signed(status.node.alarms.len() as u64));
         self.certificate_expiry.set(status.node.certificate_expires_unix_s.unwrap_or(0));
+        self.refused_peers.set(signed(status.node.access.refused.len() as u64));
+        self.revoked_certificates.set(signed(status.node.access.revoked_certificates));
+        for (outcome, count) in extra.reloads {
+            let counter = self.reloads.get_or_create(&OutcomeLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });
-            counter.inc_by(count.saturating_sub(counter.get()));
+            raise(&counter, *count);
         }
         let others = || status.members.iter().filter(|member| member.eid != status.node.eid);
         let live = others().filter(|member| member.live).count();
@@ -214,6 +319,9 @@ impl Metrics {
             self.members.get_or_create(&StateLabel { state }).set(signed(count as u64));
         }
         self.set_family_gauges(status);
+        if let Some(adapter) = &status.adapter {
+            self.asterisks.set(adapter);
+        }
     }
 
     /// Families and sources that are gone leave no series behind.
@@ -242,6 +350,9 @@ impl Metrics {
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// What [`store_reason`] can say.
+const STORE_REASONS: [&str; 4] = ["disk_full", "corrupted", "io", "not_ours"];
 
 fn store_reason(error: &StoreError) -> &'static str {
     match error {

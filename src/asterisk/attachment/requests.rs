@@ -11,8 +11,12 @@ impl Attachment {
         if let Some(key) = &key {
             match self.servers.arrive(key, now) {
                 Arrival::New => {}
-                Arrival::Pending => return,
+                Arrival::Pending => {
+                    self.status.counts.repeated += 1;
+                    return;
+                }
                 Arrival::Answered(bytes) => {
+                    self.status.counts.repeated += 1;
                     effects.push(Effect::Send { to: Destination::Reply(from), bytes });
                     return;
                 }
