@@ -4,12 +4,14 @@
 //! Paths are taken apart before they are decoded, so that a segment may hold an encoded '/'.
 
 mod api;
+mod backup;
 mod changes;
 mod listener;
 mod problem;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod why;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +60,8 @@ pub fn router<R: Reads>(api: Api<R>) -> Router {
         .route("/v1/keys/{*path}", get(api::keys))
         .route("/v1/shared", get(api::shared))
         .route("/v1/shared/{*path}", get(api::shared_one).put(api::share).delete(api::unshare))
+        .route("/v1/backup", get(backup::backup))
+        .route("/v1/why/{*path}", get(why::why))
         .route("/v1/export", get(transfer::export))
         .route("/v1/import", axum::routing::post(transfer::import))
         .route("/v1/changes", get(changes::changes))

@@ -58,6 +58,8 @@ pub struct FamilySpec {
 pub struct Links {
     pub near_us: Vec<Us>,
     pub far_us: Vec<Us>,
+    /// Two sites are always equally far from each other; else each frame draws its delay.
+    pub far_by_sites: bool,
     pub near_loss_per_mille: u64,
     pub far_loss_per_mille: u64,
     /// Bytes per second of one direction between two nodes of different sites; 0 is unlimited.
@@ -70,7 +72,9 @@ pub struct Timing {
     pub view_up_us: (Us, Us),
     pub view_down_us: (Us, Us),
     pub plan_delay_us: Us,
-    /// For how long a live member without a connection is waited for before it is reached over others.
+    /// For how long a needed connection is waited for before a stand-by is used in its place …
+    pub late_us: Us,
+    /// … and before its member counts as out of reach, and is reached over others.
     pub patience_us: Us,
     pub retry_us: (Us, Us),
     pub idle_say_us: Us,
@@ -88,6 +92,10 @@ pub struct Checking {
     pub each_commit: bool,
     /// Whether the cluster's books are followed and written. Off in the largest worlds.
     pub books: bool,
+    /// Whether only those connect of whom one needs the other, as in large clusters; else everyone connects.
+    pub dial_needed: bool,
+    /// Whether the way of each client's write through the cluster is measured.
+    pub spread: bool,
     /// Whether all nodes know and reach each other when the world begins.
     pub warm_start: bool,
 }

@@ -1,35 +1,35 @@
 //! Connections and beliefs as events: sending, breaking and making connections, gossip that arrives late.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kinfolk::core::eid::Eid;
-use kinfolk::core::topology::Member;
+use kinfolk::core::topology::{Loss, Losses, Member, Plan};
 
 use crate::check::Checked;
 use crate::clock::{MS, SECOND};
 use crate::history::HostId;
 use crate::host::Follow;
 use crate::membership::components;
-use crate::network::Frame;
+use crate::network::{Frame, Pair};
 use crate::world::{Event, World};
 
 impl World {
     /// Sends a frame on the connection that the sender believes in.
     pub fn send(&mut self, mut frame: Frame) {
-        if self.hosts[frame.from].version != 1 {
+        if self.hosts[frame.from()].version != 1 {
             // The third byte of a frame is the version of the protocol.
             let mut bytes = frame.bytes.to_vec();
-            bytes[2] = self.hosts[frame.from].version;
+            bytes[2] = self.hosts[frame.from()].version;
             frame.bytes = bytes.into();
             frame.damaged = true;
         }
-        let (from, to) = (frame.from, frame.to);
+        let (from, to) = (frame.from(), frame.to());
         if frame.epoch == 0 || !self.net.pair(from, to).up || self.net.pair(from, to).epoch != frame.epoch {
             return;
         }
         let near = self.near(from, to);
         let transit = self.net.transit_us(from, to, near, frame.bytes.len(), self.now);
-        self.schedule(transit, Event::Frame(Box::new(frame)));
+        self.schedule(transit, Event::Frame(frame));
     }
 
     // ---- connections ----------------------------------------------------------------------------
@@ -44,24 +44,24 @@ impl World {
         if a == b || !self.may_connect(a, b) || self.net.pair(a, b).up || self.net.pair(a, b).connecting {
             return;
         }
-        self.net.pair_mut(a, b).connecting = true;
+        if self.history.checking.dial_needed && !self.needs(a, b) && !self.needs(b, a) {
+            return;
+        }
+        let pair = *self.net.pair(a, b);
+        self.net.set_pair(a, b, Pair { connecting: true, ..pair });
         let warm = self.history.checking.warm_start && self.now == 0;
         let pause = if warm { 0 } else { self.rng.between(5 * MS, self.history.timing.retry_us.1) };
         self.schedule(pause, Event::Connected { a, b });
     }
 
     pub fn on_connected(&mut self, a: HostId, b: HostId) -> Checked {
-        self.net.pair_mut(a, b).connecting = false;
-        if self.net.pair(a, b).up {
+        let pair = *self.net.pair(a, b);
+        if pair.up || !self.may_connect(a, b) {
+            self.net.set_pair(a, b, Pair { connecting: false, ..pair });
             return Ok(());
         }
-        if !self.may_connect(a, b) {
-            return Ok(());
-        }
-        let pair = self.net.pair_mut(a, b);
-        pair.up = true;
-        pair.epoch += 1;
-        let epoch = pair.epoch;
+        let epoch = pair.epoch + 1;
+        self.net.set_pair(a, b, Pair { epoch, up: true, connecting: false });
         for (node, peer) in [(a, b), (b, a)] {
             if self.net.believed(node, peer) != 0 {
                 self.forget_connection(node, peer);
@@ -77,10 +77,10 @@ impl World {
         let incarnation = self.hosts[node].incarnation;
         let Some(process) = &mut self.hosts[node].process else { return };
         let mut families = Vec::new();
-        for ((_, family), follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
+        for (family, follow) in process.follows.of_host_mut(peer) {
             if follow.stream == 0 && !follow.retry_due {
                 follow.retry_due = true;
-                families.push(*family);
+                families.push(family);
             }
         }
         for family in families {
@@ -90,14 +90,15 @@ impl World {
 
     /// Breaks a connection; each side learns of it in its own time.
     pub fn break_connection(&mut self, a: HostId, b: HostId) {
-        let pair = self.net.pair_mut(a, b);
+        let pair = *self.net.pair(a, b);
         if !pair.up {
             return;
         }
-        pair.up = false;
         let epoch = pair.epoch;
-        pair.epoch += 1;
-        self.net.held.retain(|frame| (frame.from.min(frame.to), frame.from.max(frame.to)) != (a.min(b), a.max(b)));
+        self.net.set_pair(a, b, Pair { epoch: epoch + 1, up: false, ..pair });
+        self.net
+            .held
+            .retain(|frame| (frame.from().min(frame.to()), frame.from().max(frame.to())) != (a.min(b), a.max(b)));
         for (node, peer) in [(a, b), (b, a)] {
             let late = if self.rng.chance(500) { self.history.links.idle_timeout_us } else { 50 * MS };
             let after = self.rng.below(late);
@@ -118,10 +119,10 @@ impl World {
         self.net.set_believed(node, peer, 0);
         let Some(process) = &mut self.hosts[node].process else { return };
         for family in 0..self.families.len() {
-            process.sources.remove((family, peer));
+            process.sources.remove(family, peer);
         }
-        for (_, follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
-            **follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+        for (_, follow) in process.follows.of_host_mut(peer) {
+            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
         }
     }
 
@@ -232,59 +233,114 @@ impl World {
         Ok(())
     }
 
-    /// The members as one node sees them, and the host behind each EID. Of two clones gossip shows one,
-    /// now this, now that.
-    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, BTreeMap<Eid, HostId>) {
+    /// The members as one node sees them, and the host behind each EID, both in the order of EIDs. Of two clones
+    /// gossip shows one, now this, now that.
+    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, Vec<(Eid, HostId)>) {
         let me = self.hosts[node].eid;
-        let mut route: BTreeMap<Eid, HostId> = BTreeMap::new();
+        let mut route: Vec<(Eid, HostId)> = Vec::with_capacity(self.hosts.len());
         for subject in (0..self.hosts.len()).filter(|subject| self.hosts[*subject].eid != me) {
             if !self.views.belief(node, subject).says_live() {
                 continue;
             }
             let eid = self.hosts[subject].eid;
-            if !route.contains_key(&eid) || self.rng.chance(500) {
-                route.insert(eid, subject);
+            match route.binary_search_by_key(&eid, |(eid, _)| *eid) {
+                Err(at) => route.insert(at, (eid, subject)),
+                Ok(at) if self.rng.chance(500) => route[at].1 = subject,
+                Ok(_) => {}
             }
         }
-        let member = |(eid, subject): (&Eid, &HostId)| {
-            let heard = self.views.heard(node, *subject)?;
+        (self.members_of(node, &route), route)
+    }
+
+    /// The live ones of the route, and the dead of whom something was heard, in the order of EIDs.
+    fn members_of(&mut self, node: HostId, route: &[(Eid, HostId)]) -> Vec<Member> {
+        let me = self.hosts[node].eid;
+        let mut known: Vec<(Eid, HostId, bool)> = route.iter().map(|(eid, subject)| (*eid, *subject, true)).collect();
+        for (subject, host) in self.hosts.iter().enumerate() {
+            let live = host.eid == me || self.views.belief(node, subject).says_live();
+            if !live && route.binary_search_by_key(&host.eid, |(eid, _)| *eid).is_err() {
+                known.push((host.eid, subject, false));
+            }
+        }
+        known.sort_unstable();
+        known.dedup_by_key(|(eid, ..)| *eid);
+        let process = self.hosts[node].process.as_mut().expect("checked by the caller");
+        // Most are as they were when the last plan was made.
+        let mut before = std::mem::take(&mut process.members).into_iter().peekable();
+        let member = |(eid, subject, live): (Eid, HostId, bool)| {
+            let heard = self.views.heard(node, subject)?;
+            let connected = live && self.net.believed(node, subject) != 0;
+            while before.next_if(|member| member.eid < eid).is_some() {}
+            let site = &self.sites[self.hosts[subject].spec.site];
+            let same = |member: &Member| {
+                member.eid == eid
+                    && member.run == heard.run
+                    && member.site == *site
+                    && member.families == *heard.families
+                    && member.unreached == *heard.unreached
+            };
+            if let Some(member) = before.next_if(same) {
+                return Some(Member { live, connected, ..member });
+            }
             Some(Member {
-                eid: *eid,
+                eid,
                 run: heard.run,
-                site: String::new(),
+                site: site.clone(),
                 address: String::new(),
                 protocol_version: 1,
                 version: String::new(),
                 families: (*heard.families).clone(),
                 head: 0,
-                live: true,
-                connected: self.net.believed(node, *subject) != 0,
+                unreached: (*heard.unreached).clone(),
+                live,
+                connected,
             })
         };
-        (route.iter().filter_map(member).collect(), route)
+        known.into_iter().filter_map(member).collect()
     }
 
-    /// The members, less those that were lost a moment ago: as in the daemon, one is out of reach only when it
-    /// has been believed alive without a connection for a while.
-    pub fn within_patience(&mut self, node: HostId, members: &[Member]) -> Vec<Member> {
-        let (now, patience) = (self.now, self.history.timing.patience_us);
+    /// Which needed connections are waited for in vain by now.
+    pub fn losses(&self, node: HostId, members: &[Member]) -> Losses {
+        let process = self.hosts[node].process.as_ref().expect("checked by the caller");
+        process.patience.losses(members, self.now / MS)
+    }
+
+    /// What the plan needs: connections, a look when patience ends, and a word about who is out of reach.
+    pub fn need(&mut self, node: HostId, members: &[Member], plan: &Plan, losses: &Losses) {
+        let now = self.now;
         let host = &mut self.hosts[node];
-        let process = host.process.as_mut().expect("checked by the caller");
-        let missing = || members.iter().filter(|member| member.live && !member.connected).map(|member| member.eid);
-        let still: BTreeSet<Eid> = missing().collect();
-        process.missed.retain(|eid, _| still.contains(eid));
-        for eid in missing() {
-            process.missed.entry(eid).or_insert(now);
-        }
-        let ends = process.missed.values().map(|since| since + patience).filter(|at| *at > now).min();
         let incarnation = host.incarnation;
-        let just_missed = |member: &&Member| process.missed.get(&member.eid).is_some_and(|at| now < at + patience);
-        let reachable = members.iter().filter(|member| !just_missed(member)).cloned().collect();
-        if let Some(at) = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends) {
+        let process = host.process.as_mut().expect("checked by the caller");
+        process.patience.need(&plan.dial, members, now / MS);
+        let ends = process.patience.next_change_ms(now / MS).map(|at| at * MS);
+        let due = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends);
+        if let Some(at) = due {
             process.patience_ends = at;
+        }
+        let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
+        let unreached: BTreeSet<Eid> = missed.map(|(eid, _)| *eid).collect();
+        let told_anew = *process.unreached != unreached;
+        if told_anew {
+            process.unreached = unreached.into();
+        }
+        let fresh: Vec<Eid> = plan.dial.difference(&process.dial).copied().collect();
+        process.dial.clone_from(&plan.dial);
+        if let Some(at) = due {
             self.schedule_at(at, Event::Plan { node, incarnation });
         }
-        reachable
+        if told_anew {
+            self.tell(node);
+        }
+        if self.history.checking.dial_needed && !fresh.is_empty() {
+            let named = |host: &HostId| fresh.contains(&self.hosts[*host].eid);
+            for peer in (0..self.hosts.len()).filter(named).collect::<Vec<_>>() {
+                self.consider_connecting(node.min(peer), node.max(peer));
+            }
+        }
+    }
+
+    fn needs(&self, node: HostId, peer: HostId) -> bool {
+        self.hosts[node].process.as_ref().is_some_and(|process| process.dial.contains(&self.hosts[peer].eid))
     }
 
     /// After a partition began or ended: what is cut times out, what is free again goes on.
@@ -302,7 +358,7 @@ impl World {
         let held = std::mem::take(&mut self.net.held);
         let after = self.rng.between(20 * MS, 400 * MS);
         for frame in held {
-            self.schedule(after, Event::Frame(Box::new(frame)));
+            self.schedule(after, Event::Frame(frame));
         }
         self.topology_changed();
     }

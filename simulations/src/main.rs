@@ -19,6 +19,15 @@ use simulations::shrink::{Kept, shrink, told};
 use simulations::swarm::Swarm;
 use simulations::{draw, edge, page, report, scenario};
 
+use crate::pace::Pace;
+
+mod pace;
+
+/// A cluster in one process is millions of small pieces that die in another order than they were born: glibc's
+/// allocator took a third of a large run.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How many runs may be spent on making a failed history shorter.
 const SHRINK_RUNS_MAX: usize = 600;
 
@@ -37,6 +46,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// Loss between sites, in per cent, instead of the scenario's.
+    #[arg(long, value_name = "PER_CENT", requires = "scenario")]
+    loss: Option<u64>,
     /// List the included scenarios.
     #[arg(long)]
     list: bool,
@@ -46,6 +58,9 @@ struct Arguments {
     /// Run this many seeds of the edge world: nodes with attached Asterisks.
     #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
     edge: Option<u64>,
+    /// Run one key and two writers with a crash of either side at every step.
+    #[arg(long, conflicts_with_all = ["swarm", "scenario", "edge"])]
+    edge_steps: bool,
     /// End a swarm after this many minutes, passed or not run.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -56,18 +71,18 @@ struct Arguments {
     #[cfg(feature = "mutants")]
     #[arg(long)]
     mutants: bool,
-    /// With `--mutants`: only this one, and no table.
+    /// Hunt only the planted faults of these names, and leave the table alone.
     #[cfg(feature = "mutants")]
-    #[arg(long, value_name = "NAME", requires = "mutants")]
-    only: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    mutant: Vec<String>,
 }
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let arguments = Arguments::parse();
     #[cfg(feature = "mutants")]
-    if arguments.mutants {
-        return hunt_mutants(arguments.only.as_deref());
+    if arguments.mutants || !arguments.mutant.is_empty() {
+        return hunt_mutants(&arguments.mutant);
     }
     if arguments.list {
         for (name, text) in scenario::INCLUDED {
@@ -75,6 +90,9 @@ fn main() -> ExitCode {
             println!("{name:<24} {about}");
         }
         return ExitCode::SUCCESS;
+    }
+    if arguments.edge_steps {
+        return edge_steps();
     }
     if let Some(seeds) = arguments.edge {
         return edge_swarm(&arguments, seeds);
@@ -98,7 +116,12 @@ fn history(arguments: &Arguments) -> Result<(History, String), String> {
             .map_err(|error| format!("'{name}' is no included scenario (see --list), and as a file: {error}"))?,
     };
     let history = scenario::read(&text, arguments.seed).map_err(|error| format!("scenario '{name}': {error}"))?;
-    let replay = format!("--scenario {name} --seed {}", history.seed);
+    let mut history = history;
+    let mut replay = format!("--scenario {name} --seed {}", history.seed);
+    if let Some(per_cent) = arguments.loss {
+        history.links.far_loss_per_mille = per_cent * 10;
+        replay += &format!(" --loss {per_cent}");
+    }
     Ok((history, replay))
 }
 
@@ -118,9 +141,16 @@ fn one(arguments: &Arguments) -> ExitCode {
     let history = kept.of(&whole);
     let started = Instant::now();
     let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
-    let outcome = run(history, true, &mut |world| bar.set_position(world.now.min(end_us) / SECOND));
+    let mut pace = Pace::new(&history);
+    let outcome = run(history, true, &mut |world| {
+        bar.set_position(world.now.min(end_us) / SECOND);
+        pace.note(world);
+    });
     bar.finish_and_clear();
-    print!("{}", report::summary(&outcome, started.elapsed()));
+    print!("{}{}", report::summary(&outcome, started.elapsed()), pace.told(outcome.virtual_us));
+    if let Some(world) = outcome.world.as_ref().filter(|world| world.history.checking.spread) {
+        print!("{}", world.spread_table());
+    }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
         if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
             eprintln!("{} cannot be written: {error}", file.display());
@@ -200,6 +230,21 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn edge_steps() -> ExitCode {
+    println!("seed: 1");
+    let started = Instant::now();
+    let result = edge::steps::everything();
+    match &result {
+        Ok(runs) => println!("{runs} crashes in {:.1} s, each check held", started.elapsed().as_secs_f64()),
+        Err((what, violation)) => {
+            println!("violated: {what}: {violation}");
+            println!("replay: cargo run --release -p simulations -- --edge-steps");
+        }
+    }
+    println!("trace: {:016x}", edge::run(edge::steps::quiet_pair(20, vec![(12_000, edge::steps::put(0))])).trace);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     let first_seed = arguments.seed.unwrap_or(1);
     println!("seed: {first_seed}");
@@ -221,13 +266,14 @@ fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
 }
 
 #[cfg(feature = "mutants")]
-fn hunt_mutants(only: Option<&str>) -> ExitCode {
+fn hunt_mutants(only: &[String]) -> ExitCode {
     use kinfolk::core::mutants::Mutant;
     use simulations::swarm::{MUTANT_TIME, mutants};
 
     println!("seed: 1");
     let mut rows = Vec::new();
-    for (mutant, name, what) in Mutant::ALL.iter().filter(|(_, name, _)| only.is_none_or(|only| *name == only)) {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    for (mutant, name, what) in Mutant::ALL.iter().filter(|(_, name, _)| wanted(name)) {
         let started = Instant::now();
         let row = mutants::hunt(*mutant, name, what, &|| started.elapsed() > MUTANT_TIME);
         eprintln!("{name}: {:?} after {:.1} s", row.found, started.elapsed().as_secs_f64());
@@ -239,7 +285,9 @@ fn hunt_mutants(only: Option<&str>) -> ExitCode {
     let table = mutants::table(&rows);
     println!("{table}");
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("MUTANTS.md");
-    if let Err(error) = std::fs::write(&kept, &table) {
+    if only.is_empty()
+        && let Err(error) = std::fs::write(&kept, &table)
+    {
         println!("{} cannot be written: {error}", kept.display());
         return ExitCode::FAILURE;
     }

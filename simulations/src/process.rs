@@ -11,8 +11,10 @@ use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, Store, StoreError};
+use kinfolk::core::topology::Patience;
 
 use crate::check::{Check, Checked, ensure};
+use crate::clock::MS;
 use crate::history::HostId;
 use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
@@ -20,6 +22,8 @@ use crate::membership::Told;
 use crate::model::Held;
 use crate::rng::mix;
 use crate::sources::Sources;
+use crate::spread;
+use crate::table::Table;
 use crate::world::{Event, World};
 
 /// How many inputs one batch takes.
@@ -34,8 +38,10 @@ impl World {
         self.runs += 1;
         let run = Run(mix(self.history.seed ^ mix(self.runs)));
         let now = self.now;
+        let timing = &self.history.timing;
         let host = &mut self.hosts[node];
         host.incarnation += 1;
+        host.up_since = now;
         let wall = host.wall(now);
         let mut settings = Settings::new(host.eid);
         settings.limits = Limits { value_max_bytes: host.spec.value_max_bytes, ..Limits::default() };
@@ -45,12 +51,15 @@ impl World {
             inbox: VecDeque::new(),
             commit_due: false,
             plan_due: false,
-            follows: BTreeMap::new(),
+            follows: Table::default(),
             sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
-            missed: BTreeMap::new(),
+            members: Vec::new(),
+            patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
+            dial: BTreeSet::new(),
+            unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
         });
@@ -118,12 +127,16 @@ impl World {
         }
         process.wall_max = process.wall_max.max(wall);
         let kept = if judged { inputs.clone() } else { Vec::new() };
+        let arriving = if self.history.checking.spread { spread::arriving(&inputs) } else { Vec::new() };
         let result = process.replica.handle(inputs, wall);
         // A fate that met no commit is over: the batch changed nothing.
         process.replica.store_mut().forget_planned_failures();
         self.stats.commits += 1;
         match result {
             Ok(committed) => {
+                if self.history.checking.spread {
+                    self.note_spread(node, &arriving, &committed);
+                }
                 if judged {
                     self.judge(node, &kept, &committed, wall)?;
                 }
@@ -227,11 +240,11 @@ impl World {
         Ok(())
     }
 
-    /// Gossips the run and the marks of a node.
+    /// Gossips the run, the marks and the unreached members of a node.
     pub fn tell(&mut self, node: HostId) {
         let process = self.hosts[node].process.as_ref().expect("it is up");
         let families = Arc::new(process.replica.ledger().families.shared());
-        self.views.tell(node, Told { run: process.replica.run(), families });
+        self.views.tell(node, Told { run: process.replica.run(), families, unreached: process.unreached.clone() });
         self.spread_news(node);
     }
 

@@ -26,6 +26,11 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("mass-join", include_str!("../scenarios/mass-join.toml")),
     ("thousand-nodes", include_str!("../scenarios/thousand-nodes.toml")),
     ("thousand-nodes-idle", include_str!("../scenarios/thousand-nodes-idle.toml")),
+    ("ten-sites", include_str!("../scenarios/ten-sites.toml")),
+    ("hundred-sites", include_str!("../scenarios/hundred-sites.toml")),
+    ("hundred-sites-calm", include_str!("../scenarios/hundred-sites-calm.toml")),
+    ("ten-sites-calm", include_str!("../scenarios/ten-sites-calm.toml")),
+    ("flapping-relay", include_str!("../scenarios/flapping-relay.toml")),
     ("five-nodes-three-sites", include_str!("../scenarios/five-nodes-three-sites.toml")),
 ];
 
@@ -54,10 +59,13 @@ struct File {
     checks: ChecksFile,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Site {
     nodes: usize,
+    /// So many sites like this one, numbered behind the name.
+    #[serde(default)]
+    copies: usize,
     /// The last so many of them are down until a `join` fault.
     #[serde(default)]
     absent: usize,
@@ -72,6 +80,7 @@ struct Site {
 struct LinkFile {
     near_ms: [u64; 2],
     far_ms: [u64; 2],
+    far_by_sites: bool,
     far_loss_per_mille: u64,
     far_bytes_per_s: u64,
     idle_timeout_s: u64,
@@ -79,7 +88,14 @@ struct LinkFile {
 
 impl Default for LinkFile {
     fn default() -> Self {
-        Self { near_ms: [1, 2], far_ms: [20, 60], far_loss_per_mille: 1, far_bytes_per_s: 0, idle_timeout_s: 10 }
+        Self {
+            near_ms: [1, 2],
+            far_ms: [20, 60],
+            far_by_sites: false,
+            far_loss_per_mille: 1,
+            far_bytes_per_s: 0,
+            idle_timeout_s: 10,
+        }
     }
 }
 
@@ -116,6 +132,14 @@ struct FaultFile {
     /// Sites that are cut off from the rest, or whose nodes all meet the fault.
     #[serde(default)]
     sites: Vec<String>,
+    /// The relays of these sites, for the first family.
+    #[serde(default)]
+    relays: Vec<String>,
+    /// It comes again after so many seconds, so often in all.
+    #[serde(default)]
+    every_s: u64,
+    #[serde(default = "one")]
+    times: u64,
     /// Nodes by their number, counted through the sites in alphabetical order.
     #[serde(default)]
     nodes: Vec<usize>,
@@ -133,12 +157,14 @@ struct FaultFile {
 struct ChecksFile {
     each_commit: bool,
     books: bool,
+    dial_needed: bool,
+    spread: bool,
     warm_start: bool,
 }
 
 impl Default for ChecksFile {
     fn default() -> Self {
-        Self { each_commit: true, books: true, warm_start: false }
+        Self { each_commit: true, books: true, dial_needed: false, spread: false, warm_start: false }
     }
 }
 
@@ -178,7 +204,8 @@ pub enum ScenarioError {
 
 /// The history that a scenario describes, and the seed it names unless another is given.
 pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
-    let file: File = toml::from_str(text)?;
+    let mut file: File = toml::from_str(text)?;
+    file.sites = file.sites.into_iter().flat_map(copies).collect();
     let seed = seed.unwrap_or(file.seed);
     let root = Rng::new(seed);
     let nodes = nodes(&file);
@@ -193,7 +220,11 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
     }
     let mut faults = Vec::new();
     for (at, fault) in file.faults.iter().enumerate() {
-        faults.extend(fault_of(&file, nodes.len(), at, fault)?);
+        for time in 0..fault.times {
+            let later_us = time * fault.every_s * SECOND;
+            let again = |fault: Fault| Fault { at_us: fault.at_us + later_us, ..fault };
+            faults.extend(fault_of(&file, nodes.len(), at, fault)?.into_iter().map(again));
+        }
     }
     faults.sort_by_key(|fault| fault.at_us);
     let duration_us = file.duration_s * SECOND;
@@ -206,6 +237,8 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
             sweep_every_us: (duration_us / 120).max(SECOND),
             each_commit: file.checks.each_commit,
             books: file.checks.books,
+            dial_needed: file.checks.dial_needed,
+            spread: file.checks.spread,
             warm_start: file.checks.warm_start,
         },
         writes: writes(&file, &families, nodes.len(), &mut root.fork(2))?,
@@ -217,6 +250,14 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
         converge_within_us: file.converge_within_s * SECOND,
         probe: file.probe,
     })
+}
+
+/// A site, or as many as there are to be of it.
+fn copies((name, site): (String, Site)) -> Vec<(String, Site)> {
+    match site.copies {
+        0 => vec![(name, site)],
+        count => (0..count).map(|n| (format!("{name}{n:03}"), site.clone())).collect(),
+    }
 }
 
 fn nodes(file: &File) -> Vec<NodeSpec> {
@@ -243,7 +284,8 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
     };
     Links {
         near_us: table(rng, file.near_ms),
-        far_us: table(rng, file.far_ms),
+        far_us: if file.far_by_sites { even_steps(file.far_ms) } else { table(rng, file.far_ms) },
+        far_by_sites: file.far_by_sites,
         near_loss_per_mille: 0,
         far_loss_per_mille: file.far_loss_per_mille,
         far_bytes_per_s: file.far_bytes_per_s,
@@ -251,12 +293,19 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
     }
 }
 
+/// From the least to the greatest, whatever the seed.
+fn even_steps([low, high]: [u64; 2]) -> Vec<Us> {
+    const STEPS: u64 = 63;
+    (0..=STEPS).map(|n| (low * STEPS + high.saturating_sub(low) * n) * MS / STEPS).collect()
+}
+
 fn timing() -> Timing {
     Timing {
         view_up_us: (100 * MS, 2 * SECOND),
         view_down_us: (5 * SECOND, 12 * SECOND),
         plan_delay_us: 200 * MS,
-        patience_us: 10 * SECOND,
+        late_us: SECOND,
+        patience_us: 20 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),
         idle_say_us: 10 * SECOND,
         idle_say_entries: 10_000,
@@ -301,9 +350,20 @@ fn writes(file: &File, families: &[FamilySpec], nodes: usize, rng: &mut Rng) -> 
     Ok(writes)
 }
 
+/// The first of a site by rank for the first family.
+fn relay_of(file: &File, site: &str) -> Option<HostId> {
+    let family = Family::new(file.families.keys().next()?).ok()?;
+    let first: usize = file.sites.iter().take_while(|(name, _)| *name != site).map(|(_, site)| site.nodes).sum();
+    let nodes = first..first + file.sites.get(site)?.nodes;
+    nodes.max_by_key(|node| kinfolk::core::topology::rank(&family, crate::world::eid_of(*node)))
+}
+
 /// The nodes that a fault names, one by one or by their sites.
 fn fault_nodes(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<Vec<HostId>, ScenarioError> {
     let mut nodes = fault.nodes.clone();
+    for name in &fault.relays {
+        nodes.push(relay_of(file, name).ok_or_else(|| ScenarioError::Site { at, site: name.clone() })?);
+    }
     if let Some(node) = nodes.iter().copied().find(|node| *node >= count) {
         return Err(ScenarioError::Node { at, node, count });
     }
@@ -333,7 +393,7 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         return Err(needs("sites or nodes"));
     }
     let groups: Vec<u8> = (0..count).map(|node| u8::from(!nodes.contains(&node))).collect();
-    let second = || nodes.get(1).copied().ok_or_else(|| needs("two nodes"));
+    let second = || nodes.get(1).or(fault.relays.first().and(nodes.first())).copied().ok_or_else(|| needs("two nodes"));
     let whole = match fault.kind.as_str() {
         "partition" => Some(FaultKind::Partition { groups }),
         "one-way" => Some(FaultKind::OneWay { groups }),
@@ -350,6 +410,9 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         _ => None,
     };
     let (at_us, for_us) = (fault.at_s * SECOND, fault.for_s * SECOND);
+    if let (Some(FaultKind::Suspect { subject, .. }), false) = (&whole, fault.relays.is_empty()) {
+        return Ok(half_suspect(file, *subject, at_us, for_us));
+    }
     if let Some(kind) = whole {
         return Ok(vec![Fault { at_us, for_us, kind }]);
     }
@@ -359,6 +422,13 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         Ok(Fault { at_us: at_us + n as Us * fault.apart_s * SECOND, for_us, kind })
     };
     nodes.into_iter().enumerate().map(each).collect()
+}
+
+/// Every second node of the cluster believes that one is dead.
+fn half_suspect(file: &File, subject: HostId, at_us: Us, for_us: Us) -> Vec<Fault> {
+    let count: usize = file.sites.values().map(|site| site.nodes).sum();
+    let observers = (0..count).filter(|observer| *observer != subject && observer % 2 == 0);
+    observers.map(|observer| Fault { at_us, for_us, kind: FaultKind::Suspect { observer, subject } }).collect()
 }
 
 fn of_one(kind: &str, node: HostId, by_ms: i64) -> Option<FaultKind> {

@@ -3,7 +3,7 @@
 //! Never here: records, and what follows from membership (that is `core::topology`). Invariants: an end of
 //! chitchat's task, by panic or otherwise, is survived; what is published is what was read, checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::gossip_transport::{MeshTransport, decode_all};
 use super::gossip_values::{self, Own};
 use super::members::{Members, View};
 use super::{GossipMessage, Mesh};
+use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::topology::Member;
@@ -133,6 +134,7 @@ impl Gossip {
             run: mesh.run(),
             head: 0,
             families: BTreeMap::new(),
+            unreached: BTreeSet::new(),
         };
         let gossip = Gossip(Arc::new(Shared {
             config,
@@ -162,6 +164,15 @@ impl Gossip {
     /// The head of this node's change feed.
     pub fn set_head(&self, head: u64) {
         self.0.own.send_if_modified(|own| std::mem::replace(&mut own.head, head) != head);
+    }
+
+    /// Live members that this node needs and cannot connect.
+    pub fn set_unreached(&self, unreached: BTreeSet<Eid>) {
+        self.0.own.send_if_modified(|own| {
+            let changed = own.unreached != unreached;
+            own.unreached = unreached;
+            changed
+        });
     }
 
     /// All other nodes that are known, live and dead, by EID.
@@ -270,11 +281,15 @@ impl Gossip {
         let mut peers = self.0.mesh.peers();
         let mut tick = tokio::time::interval(Duration::from_millis(self.0.config.members_refresh_ms));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A peer that is connected and not live yet needs two words, a heartbeat apart, to be believed alive.
+        let heartbeat = Duration::from_millis(self.0.config.interval_ms);
+        let mut unheard = false;
         loop {
             let greet = tokio::select! {
                 Ok(()) = live.changed() => false,
                 Ok(()) = peers.changed() => true,
                 _ = tick.tick() => true,
+                () = tokio::time::sleep(heartbeat), if unheard => true,
                 Ok(()) = own.changed() => {
                     let values = self.values(&own.borrow_and_update());
                     handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
@@ -286,6 +301,7 @@ impl Gossip {
             let seen = handle.with_chitchat(|chitchat| members.look(chitchat, &view)).await;
             self.0.mesh.set_known(members.addresses());
             self.publish(seen);
+            unheard = members.unheard(view.peers).next().is_some();
             if greet {
                 members.unheard(view.peers).for_each(|address| _ = handle.gossip(address));
             }

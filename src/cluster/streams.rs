@@ -26,13 +26,16 @@ use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Input;
 use crate::core::storage::Reads;
-use crate::core::topology::{self, Member, ModeConflict};
+use crate::core::topology::{self, Loss, Me, Member, ModeConflict, Patience, Plan, Shared as SharedFamilies};
 use crate::store::writer::{Database, Published};
 
 /// Limits and times of the follow streams.
 #[derive(Clone, Debug)]
 pub struct StreamsConfig {
-    /// A live member that cannot be connected for this long is reached through the neighbours.
+    /// A needed connection that is missing for this long is replaced by one to a stand-by.
+    pub late_patience_ms: u64,
+    /// A needed live member that cannot be connected for this long is told to be out of reach, and its records
+    /// are fetched over others.
     pub unreachable_patience_ms: u64,
     /// How often a source tells a quiet follower that it is complete further, at most.
     pub idle_frame_ms: u64,
@@ -47,7 +50,8 @@ pub struct StreamsConfig {
 impl Default for StreamsConfig {
     fn default() -> Self {
         Self {
-            unreachable_patience_ms: 10_000,
+            late_patience_ms: 1_000,
+            unreachable_patience_ms: 15_000,
             idle_frame_ms: 1_000,
             request_timeout_ms: 5_000,
             backoff_min_ms: 50,
@@ -62,11 +66,23 @@ pub type Members = Arc<Vec<Member>>;
 /// How far each followed stream is, by source and family.
 pub type Follows = BTreeMap<(Eid, Family), Progress>;
 
+/// What the plan needs of the other rooms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Members to which a connection is needed.
+    pub dial: BTreeSet<Eid>,
+    /// Those of them that live and could not be connected for long: to be gossiped.
+    pub unreached: BTreeSet<Eid>,
+    /// Families for which this node is its site's relay.
+    pub relay_of: BTreeSet<Family>,
+}
+
 /// What the streams tell the node.
 #[derive(Clone)]
 pub struct Streams {
     follows: watch::Sender<Follows>,
     conflicts: watch::Sender<Vec<ModeConflict>>,
+    needs: watch::Sender<Needs>,
 }
 
 impl Streams {
@@ -85,9 +101,15 @@ impl Streams {
         self.conflicts.borrow().clone()
     }
 
-    /// Whether this node has, of some source, every family that it follows there.
+    /// What the plan needs, whole each time.
+    pub fn watch_needs(&self) -> watch::Receiver<Needs> {
+        self.needs.subscribe()
+    }
+
+    /// Whether this node has, of some source, every family that it follows there and is served.
     pub fn caught_up_with_one(&self) -> bool {
-        let follows = self.follows.borrow();
+        let mut follows = self.follows.borrow().clone();
+        follows.retain(|_, progress| !progress.turned_away);
         let sources: BTreeSet<Eid> = follows.keys().map(|(source, _)| *source).collect();
         sources
             .into_iter()
@@ -116,7 +138,11 @@ pub fn start<R: Reads>(
     tracker: TaskTracker,
     cancel: CancellationToken,
 ) -> Streams {
-    let streams = Streams { follows: watch::Sender::default(), conflicts: watch::Sender::default() };
+    let streams = Streams {
+        follows: watch::Sender::default(),
+        conflicts: watch::Sender::default(),
+        needs: watch::Sender::default(),
+    };
     let room = Arc::new(Room { config, mesh, database, streams: streams.clone(), tracker, cancel });
     room.tracker.spawn(serve::run(room.clone()));
     room.tracker.spawn(Planner::new(room.clone(), members).run());
@@ -127,21 +153,26 @@ pub fn start<R: Reads>(
 struct Planner<R> {
     room: Shared<R>,
     members: watch::Receiver<Members>,
+    trust: watch::Receiver<u64>,
     published: watch::Receiver<Arc<Published>>,
-    /// Since when a live member has not been connected.
-    missed: BTreeMap<Eid, Instant>,
+    /// Patience counts from here.
+    began: Instant,
+    patience: Patience,
     running: BTreeMap<(Eid, Family), (Classes, CancellationToken)>,
     told_elsewhere: BTreeMap<Family, Vec<(Eid, Mode)>>,
 }
 
 impl<R: Reads> Planner<R> {
     fn new(room: Shared<R>, members: watch::Receiver<Members>) -> Self {
-        let published = room.database.watch();
+        let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
+        let patience = Patience::new(room.config.late_patience_ms, room.config.unreachable_patience_ms);
         Self {
             room,
             members,
+            trust,
             published,
-            missed: BTreeMap::new(),
+            began: Instant::now(),
+            patience,
             running: BTreeMap::new(),
             told_elsewhere: BTreeMap::new(),
         }
@@ -163,9 +194,8 @@ impl<R: Reads> Planner<R> {
     /// Waits until members or shared families change, or a member has been missed for long enough.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         let families = self.published.borrow_and_update().ledger.families.clone();
-        let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
         let out_of_patience =
-            self.missed.values().map(|since| *since + patience).filter(|at| *at > Instant::now()).min();
+            self.patience.next_change_ms(self.now_ms()).map(|at_ms| self.began + Duration::from_millis(at_ms));
         let patience_ends = async {
             match out_of_patience {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -176,16 +206,18 @@ impl<R: Reads> Planner<R> {
         tokio::select! {
             biased;
             changed = self.members.changed() => changed,
+            changed = self.trust.changed() => changed,
             changed = families_change => changed.map(|_| ()),
             () = patience_ends => Ok(()),
         }
     }
 
     async fn replan(&mut self) {
-        let members = self.members.borrow_and_update().clone();
+        self.trust.borrow_and_update();
+        let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
         let shared = self.room.database.published().ledger.families.shared();
-        let plan = topology::plan(self.room.mesh.eid(), &shared, &self.within_patience(&members));
+        let plan = self.plan(&shared, &members);
         self.room.streams.conflicts.send_if_modified(|conflicts| {
             let changed = *conflicts != plan.conflicts;
             if changed {
@@ -228,22 +260,24 @@ impl<R: Reads> Planner<R> {
         }
     }
 
-    /// The members, less those that were lost a moment ago: a member is out of reach only when it has been
-    /// believed alive without a connection for a while, else every restart would ask for everything.
-    fn within_patience(&mut self, members: &[Member]) -> Vec<Member> {
-        let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
-        let me = self.room.mesh.eid();
-        let now = Instant::now();
-        let missing: BTreeSet<Eid> = members
-            .iter()
-            .filter(|member| member.eid != me && member.live && !member.connected)
-            .map(|member| member.eid)
-            .collect();
-        self.missed.retain(|eid, _| missing.contains(eid));
-        for eid in missing {
-            self.missed.entry(eid).or_insert(now);
-        }
-        let just_missed = |member: &&Member| self.missed.get(&member.eid).is_some_and(|since| now < *since + patience);
-        members.iter().filter(|member| !just_missed(member)).cloned().collect()
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn plan(&mut self, shared: &SharedFamilies, members: &[Member]) -> Plan {
+        let now_ms = self.now_ms();
+        let site = self.room.mesh.config().site.clone();
+        let losses = self.patience.losses(members, now_ms);
+        let plan = topology::plan(Me { eid: self.room.mesh.eid(), site: &site }, shared, members, &losses);
+        self.patience.need(&plan.dial, members, now_ms);
+        let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
+        let unreached = missed.map(|(eid, _)| *eid).collect();
+        let needs = Needs { dial: plan.dial.clone(), unreached, relay_of: plan.relay_of.clone() };
+        self.room.streams.needs.send_if_modified(|last| {
+            let changed = *last != needs;
+            *last = needs;
+            changed
+        });
+        plan
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mark, Mode};
+use super::losers::{How, Loser, Losers};
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
@@ -40,6 +41,7 @@ pub(super) struct Batch<'a, W: Write> {
     touched: BTreeMap<Family, Classes>,
     counts: Counts,
     alarms: BTreeSet<Alarm>,
+    losers: Losers,
     changed: bool,
     marks_changed: bool,
 }
@@ -55,6 +57,7 @@ impl<'a, W: Write> Batch<'a, W> {
             touched: BTreeMap::new(),
             counts: Counts::default(),
             alarms: BTreeSet::new(),
+            losers: Losers::default(),
             changed: false,
             marks_changed: false,
         }
@@ -68,8 +71,8 @@ impl<'a, W: Write> Batch<'a, W> {
             }
             self.write.commit()?;
         }
-        let Self { ledger, touched, counts, alarms, changed, marks_changed, .. } = self;
-        Ok((ledger, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
+        let Self { ledger, touched, counts, alarms, losers, changed, marks_changed, .. } = self;
+        Ok((ledger, Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -185,6 +188,9 @@ impl<'a, W: Write> Batch<'a, W> {
             return Ok(Err(Refusal::StampExhausted));
         };
         let stamp = Stamp { hlc, eid: self.eid(), hash: value_hash(value.as_ref()) };
+        if let Some(existing) = existing {
+            self.losers.push(Loser::new(key, &existing.register, stamp, How::Overwritten, self.now));
+        }
         self.store(key, Register::new(value, stamp), Class::Local, existing)?;
         Ok(Ok(stamp))
     }
@@ -259,6 +265,7 @@ impl<'a, W: Write> Batch<'a, W> {
         if mode == Mode::Unique && !mutant!(RehomeForgotten) {
             self.rehome(&family, None, Some(eid))?;
         }
+        self.spread_what_crossed(&family, mode)?;
         let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
         Arc::make_mut(&mut self.ledger.families).insert(family, mark);
@@ -306,6 +313,22 @@ impl<'a, W: Write> Batch<'a, W> {
                 stored.register.merge(there.register);
             }
             self.write.put_record(&key, &stored)?;
+        }
+        Ok(())
+    }
+
+    /// What is here when a family is shared is for this node to spread, wherever it came from once: as crossed
+    /// it would not be served to other sites. Followers compare with a new sharing, so places in the feed stay.
+    fn spread_what_crossed(&mut self, family: &Family, mode: Mode) -> Result<(), StoreError> {
+        let mut crossed = Vec::new();
+        self.write.scan(Span::Under(family), &mut |(key, stored)| {
+            if stored.class.crossed() && key.path.key_in(family).is_some() && mode.owns(&key) {
+                crossed.push((key, stored));
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (key, stored) in crossed {
+            self.write.put_record(&key, &Stored { class: Class::Near, ..stored })?;
         }
         Ok(())
     }
@@ -388,11 +411,25 @@ impl<'a, W: Write> Batch<'a, W> {
         }
         match merged.merge {
             Merge::Won => {
+                if let Some(existing) = &existing {
+                    self.losers.push(Loser::new(key, &existing.register, stamp, How::Replaced, self.now));
+                }
                 self.store(key, register, class, existing.as_ref())?;
                 merges.won += 1;
             }
-            Merge::Lost => merges.lost += 1,
-            Merge::Same => merges.same += 1,
+            Merge::Lost => {
+                let winner = existing.as_ref().expect("only what is there can win").register.stamp();
+                self.losers.push(Loser::new(key, &register, winner, How::Late, self.now));
+                merges.lost += 1;
+            }
+            Merge::Same => {
+                merges.same += 1;
+                // It came over another site first. Kept as crossed, it would not be served as this site's own.
+                let nearer = class == Class::Near && !mutant!(NearerClassIgnored);
+                if nearer && existing.as_ref().is_some_and(|stored| stored.class.crossed()) {
+                    self.store(key, register, class, existing.as_ref())?;
+                }
+            }
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ macro_rules! mutant {
 }
 pub(crate) use mutant;
 
+pub mod backup;
 mod batch;
 pub mod clock;
 pub mod codec;
@@ -25,10 +26,12 @@ pub mod codec;
 mod codec_test;
 pub mod eid;
 pub mod family;
+pub mod losers;
 pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod path;
+pub mod protocol;
 pub mod record;
 pub mod register;
 pub mod replica;
@@ -39,4 +42,5 @@ pub mod session;
 mod session_test;
 pub mod storage;
 pub mod topology;
+pub mod trust;
 pub mod view;

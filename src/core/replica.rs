@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mode, ShareError, UnknownMode};
+use super::losers::Losers;
 use super::path::{Family, Limits, Path, PathError, Value};
 use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
@@ -227,6 +228,8 @@ pub struct Committed {
     pub touched: BTreeMap<Family, Classes>,
     pub counts: Counts,
     pub alarms: BTreeSet<Alarm>,
+    /// Writes that lost in it.
+    pub losers: Losers,
     /// Whether the batch changed the store at all.
     pub changed: bool,
     /// Whether marks changed.

@@ -9,7 +9,7 @@ use crate::cluster::frames::{FrameError, read_message, write_frame};
 use crate::cluster::mesh::Incoming;
 use crate::core::codec::FRAME_MAX_BYTES;
 use crate::core::eid::Eid;
-use crate::core::message::{Entries, Follow};
+use crate::core::message::{Entries, Follow, FollowReply};
 use crate::core::session::Source;
 use crate::core::storage::{Reads, StoreError};
 
@@ -60,6 +60,12 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
     let Incoming { peer, mut send, mut recv, .. } = stream;
     let timeout = Duration::from_millis(room.config.request_timeout_ms);
     let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+    if !room.mesh.allows(peer, &request.family) {
+        room.mesh.note_not_allowed(peer, &request.family);
+        write_frame(&mut send, &FollowReply::NotShared { mode: None }).await?;
+        let _ = send.finish();
+        return Ok(());
+    }
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family, request.classes);
     let (reply, source) = {
