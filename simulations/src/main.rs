@@ -59,6 +59,9 @@ struct Arguments {
     /// Run this many seeds of the edge world: nodes with attached Asterisks.
     #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
     edge: Option<u64>,
+    /// Run one key and two writers with a crash of either side at every step.
+    #[arg(long, conflicts_with_all = ["swarm", "scenario", "edge"])]
+    edge_steps: bool,
     /// End a swarm after this many minutes, passed or not run.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -88,6 +91,9 @@ fn main() -> ExitCode {
             println!("{name:<24} {about}");
         }
         return ExitCode::SUCCESS;
+    }
+    if arguments.edge_steps {
+        return edge_steps();
     }
     if let Some(seeds) = arguments.edge {
         return edge_swarm(&arguments, seeds);
@@ -225,6 +231,21 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     println!("trace: {:016x}", found.trace);
     let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge_steps() -> ExitCode {
+    println!("seed: 1");
+    let started = Instant::now();
+    let result = edge::steps::everything();
+    match &result {
+        Ok(runs) => println!("{runs} crashes in {:.1} s, each check held", started.elapsed().as_secs_f64()),
+        Err((what, violation)) => {
+            println!("violated: {what}: {violation}");
+            println!("replay: cargo run --release -p simulations -- --edge-steps");
+        }
+    }
+    println!("trace: {:016x}", edge::run(edge::steps::quiet_pair(20, vec![(12_000, edge::steps::put(0))])).trace);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
