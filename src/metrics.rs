@@ -35,6 +35,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -74,6 +79,9 @@ pub struct Metrics {
     tombstones: Gauges<FamilyLabel>,
     lag_entries: Gauges<FollowLabel>,
     lag_seconds: Family<FollowLabel, FloatGauge>,
+    wan_records: Family<DirectionLabel, Counter>,
+    wan_bytes: Family<DirectionLabel, Counter>,
+    wan_unpacked_bytes: Counter,
     ready: Gauge,
     alarms: Gauge,
     reloads: Family<OutcomeLabel, Counter>,
@@ -91,6 +99,17 @@ pub struct Extra {
     pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
     pub clock_ahead_ms: u64,
+    pub wan: WanTotals,
+}
+
+/// The feed between sites as it passed this node, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WanTotals {
+    /// Sent and received.
+    pub records: [u64; 2],
+    /// Sent and received.
+    pub bytes: [u64; 2],
+    pub sent_unpacked_bytes: u64,
 }
 
 impl Metrics {
@@ -120,6 +139,9 @@ impl Metrics {
             tombstones: Family::default(),
             lag_entries: Family::default(),
             lag_seconds: Family::default(),
+            wan_records: Family::default(),
+            wan_bytes: Family::default(),
+            wan_unpacked_bytes: Counter::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
             reloads: Family::default(),
@@ -157,6 +179,12 @@ impl Metrics {
         registry.register("follow_lag_entries", help, self.lag_entries.clone());
         let help = "How long this node has been behind a source it follows";
         registry.register_with_unit("follow_lag", help, Unit::Seconds, self.lag_seconds.clone());
+        let help = "Records that passed between this node and nodes of other sites";
+        registry.register("wan_records", help, self.wan_records.clone());
+        let help = "Bytes of the feed between this node and nodes of other sites, as they travelled";
+        registry.register_with_unit("wan", help, Unit::Bytes, self.wan_bytes.clone());
+        let help = "Bytes of the feed sent to other sites before they were packed";
+        registry.register_with_unit("wan_unpacked", help, Unit::Bytes, self.wan_unpacked_bytes.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
         registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
@@ -226,6 +254,12 @@ impl Metrics {
             let counter = self.reloads.get_or_create(&OutcomeLabel { outcome });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        for (at, direction) in ["sent", "received"].into_iter().enumerate() {
+            let label = DirectionLabel { direction };
+            raise(&self.wan_records.get_or_create(&label), extra.wan.records[at]);
+            raise(&self.wan_bytes.get_or_create(&label), extra.wan.bytes[at]);
+        }
+        raise(&self.wan_unpacked_bytes, extra.wan.sent_unpacked_bytes);
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });
@@ -260,6 +294,11 @@ impl Metrics {
             }
         }
     }
+}
+
+/// Brings a counter up to what was counted elsewhere.
+fn raise(counter: &Counter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 fn signed(count: u64) -> i64 {
