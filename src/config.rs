@@ -20,10 +20,12 @@ use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
 
 pub use host_port::HostPort;
 pub use log_filter::LogFilter;
+pub use sip::{Attached, Listen, Sip};
 pub use trust::Who;
 
 mod host_port;
 mod log_filter;
+pub mod sip;
 mod trust;
 
 /// Every key with its default, its unit and a comment.
@@ -53,6 +55,9 @@ pub struct Config {
     pub clock: Clock,
     pub gossip: Gossip,
     pub wan: Wan,
+    pub sip: Sip,
+    /// The attached patched Asterisks; none: no adapter.
+    pub asterisk: Vec<Attached>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +145,8 @@ impl Default for Config {
             clock: Clock::default(),
             gossip: Gossip::default(),
             wan: Wan::default(),
+            sip: Sip::default(),
+            asterisk: Vec::new(),
         }
     }
 }
@@ -307,10 +314,6 @@ impl Config {
     /// Parses and checks `text`; `file` is its name for errors.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let file = file.to_string();
-        let faults = not_yet(text);
-        if !faults.is_empty() {
-            return Err(ConfigError::Faults { file, text: text.to_string(), faults });
-        }
         let config: Self = match toml::from_str(text) {
             Ok(config) => config,
             Err(error) => return Err(ConfigError::Toml { file, error: Box::new(error) }),
@@ -344,6 +347,7 @@ impl Config {
         self.address_faults(&mut say);
         self.range_faults(&mut say);
         self.shared_faults(&mut say);
+        self.sip_faults(&mut say);
         faults
     }
 
@@ -408,24 +412,6 @@ impl Config {
             }
         }
     }
-}
-
-/// Sections that a later version will know. Ignoring them would leave an Asterisk unattached in silence.
-fn not_yet(text: &str) -> Vec<Fault> {
-    let Ok(table) = text.parse::<toml::Table>() else {
-        return Vec::new();
-    };
-    ["sip", "asterisk"]
-        .into_iter()
-        .filter(|section| table.contains_key(*section))
-        .map(|section| Fault {
-            section,
-            key: String::new(),
-            what: format!(
-                "not supported by this version, which has no SIP adapter for Asterisk yet: take out [{section}]"
-            ),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -132,6 +132,26 @@ impl Lab {
 }
 
 #[test]
+fn the_same_with_the_disk_of_the_node_that_was_cut_off_wiped_meanwhile() {
+    if !netns::available() {
+        return;
+    }
+    let mut lab = Lab::start();
+    let own: Vec<_> = (0..200).map(|key| (format!("/uni/own/{key}"), key.to_string())).collect();
+    lab.write(C, &own);
+    lab.settle("before the cut", SOON);
+    lab.cut_off();
+    lab.fleet.kill_9(C).expect("killed");
+    std::fs::remove_dir_all(lab.fleet.data_dir(C)).expect("wiped");
+    // It finds nobody, and so is ready with nothing. What it writes now, it writes on the new disk.
+    lab.fleet.restart(C).expect("it starts with nothing");
+    assert_eq!(lab.fleet.api(C).value("/uni/own/7").expect("an answer"), None);
+    lab.write_on_both_sides("wiped");
+    lab.heal_and_settle("wiped");
+    assert_eq!(lab.fleet.api(C).value("/uni/own/7").expect("an answer").as_deref(), Some("7"), "its own copy is back");
+}
+
+#[test]
 fn a_node_that_was_cut_off_and_the_others_are_equal_soon_after_the_heal_and_nothing_is_lost() {
     if !netns::available() {
         return;

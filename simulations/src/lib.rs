@@ -10,6 +10,7 @@ pub mod clock;
 pub mod coverage;
 pub mod decoder;
 pub mod draw;
+pub mod edge;
 pub mod epidemic;
 mod faults;
 pub mod history;

@@ -17,7 +17,7 @@ use simulations::history::History;
 use simulations::run::run;
 use simulations::shrink::{Kept, shrink, told};
 use simulations::swarm::Swarm;
-use simulations::{draw, page, report, scenario};
+use simulations::{draw, edge, page, report, scenario};
 
 use crate::pace::Pace;
 
@@ -55,6 +55,9 @@ struct Arguments {
     /// Run this many seeds of the mixed swarm.
     #[arg(long, value_name = "SEEDS")]
     swarm: Option<u64>,
+    /// Run this many seeds of the edge world: nodes with attached Asterisks.
+    #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
+    edge: Option<u64>,
     /// End a swarm after this many minutes, passed or not run.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -84,6 +87,9 @@ fn main() -> ExitCode {
             println!("{name:<24} {about}");
         }
         return ExitCode::SUCCESS;
+    }
+    if let Some(seeds) = arguments.edge {
+        return edge_swarm(&arguments, seeds);
     }
     match arguments.swarm {
         Some(seeds) => swarm(&arguments, seeds),
@@ -216,6 +222,26 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     println!("trace: {:016x}", found.trace);
     let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
+    let first_seed = arguments.seed.unwrap_or(1);
+    println!("seed: {first_seed}");
+    let started = Instant::now();
+    let limit = Duration::from_secs(arguments.minutes * 60);
+    let bar = progress_bar(seeds, "seeds");
+    let found = edge::swarm(first_seed, seeds, arguments.threads.max(1), &|| started.elapsed() > limit, &|done| {
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    println!("{} of {seeds} seeds in {:.1} s", found.runs, started.elapsed().as_secs_f64());
+    println!("{:?}", found.stats);
+    if let Some((seed, violation)) = &found.failure {
+        println!("violated: seed {seed}: {violation}");
+        println!("replay: cargo run --release -p simulations -- --edge 1 --seed {seed}");
+    }
+    println!("trace: {:016x}", found.trace);
+    if found.failure.is_none() && found.runs == seeds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(feature = "mutants")]

@@ -29,7 +29,7 @@ use super::outbound::{AGENT, Answered, Publication};
 use super::rate::Rate;
 use super::rows::{Agreed, FeedCursor, Inbound, Link, Shadow, link_row, read_link, shadow_row};
 use super::settings::AttachmentSettings;
-use super::transaction::{Arrival, GIVE_UP_MS, ServerKey, Servers};
+use super::transaction::{Arrival, GIVE_UP_MS, ServerKey, Servers, T2_MS};
 use super::update::{Scene, Update};
 use crate::core::eid::Eid;
 use crate::core::mutant;
@@ -46,6 +46,9 @@ const TRANSACTIONS_MAX: usize = 4_096;
 const COMMIT_RETRY_MS: u64 = 1_000;
 /// Its answers come one after the other: after the last of them pushes wait so long yet.
 const QUIET_MS: u64 = 300;
+/// A request of its queue is repeated at least every T2 and given up after 64·T1: if nothing came for longer,
+/// its queue was empty.
+const QUEUE_EMPTY_MS: u64 = GIVE_UP_MS + T2_MS;
 /// Records to be sent outside the feed.
 const EXTRAS_MAX: usize = 1_024;
 
@@ -97,8 +100,11 @@ struct Reply {
 enum Pushing {
     Initial,
     Ask,
-    Batch { told: Vec<(RecordKey, Agreed)>, overtaken: BTreeSet<RecordKey>, epoch: u32, lineage: u32 },
+    Batch { told: Vec<Sent>, overtaken: BTreeSet<RecordKey>, epoch: u32, lineage: u32 },
 }
+
+/// A record as it was sent, and the former values that its shadow knew then.
+type Sent = (RecordKey, Agreed, Vec<Agreed>);
 
 /// A transaction under way, and what follows it.
 struct Commit {
@@ -107,6 +113,7 @@ struct Commit {
     then: Then,
 }
 
+#[expect(clippy::large_enum_variant, reason = "few exist at a time, and none is kept")]
 enum Then {
     Answer {
         arrived: Arrived,
@@ -117,7 +124,7 @@ enum Then {
     },
     /// Send what was marked as sent, as it is now.
     Push {
-        chosen: BTreeSet<RecordKey>,
+        chosen: BTreeMap<RecordKey, Agreed>,
     },
     Ask,
     Nothing,
@@ -132,6 +139,11 @@ struct Asking {
     held_until: Moment,
     /// It was asked since this process started.
     asked: bool,
+    /// Nothing had come from it for so long, and nothing of ours had been lost, that it had nothing left to
+    /// send when it was asked last.
+    quiet: bool,
+    /// When something last came from it that it repeats until it is answered, or was lost.
+    noise: Option<Moment>,
     /// Entries of an answer were left because the node was not ready.
     unfilled: bool,
 }
@@ -157,7 +169,15 @@ impl Attachment {
             pushing: None,
             window: None,
             extras: BTreeSet::new(),
-            asking: Asking { due: 0, hold: true, held_until: 0, asked: false, unfilled: false },
+            asking: Asking {
+                due: 0,
+                hold: true,
+                held_until: 0,
+                asked: false,
+                quiet: false,
+                noise: None,
+                unfilled: false,
+            },
             status: AttachmentStatus { name: settings.name.clone(), ..AttachmentStatus::default() },
             settings,
             ids,
@@ -173,12 +193,17 @@ impl Attachment {
     /// A PUBLISH from an address of this Asterisk, for its user.
     pub fn on_publish(&mut self, request: Request, from: Remote, now: Moment, effects: &mut Vec<Effect>) {
         self.status.last_heard = Some(now);
+        self.asking.noise = Some(now);
         let key = ServerKey::of(&request.headers, &request.method);
         if let Some(key) = &key {
             match self.servers.arrive(key, now) {
                 Arrival::New => {}
-                Arrival::Pending => return,
+                Arrival::Pending => {
+                    self.status.counts.repeated += 1;
+                    return;
+                }
                 Arrival::Answered(bytes) => {
+                    self.status.counts.repeated += 1;
                     effects.push(Effect::Send { to: Destination::Reply(from), bytes });
                     return;
                 }
@@ -276,12 +301,13 @@ impl Attachment {
             Some(Pushing::Batch { told, overtaken, epoch, lineage }) => {
                 self.status.counts.delivered_entries += told.len() as u64;
                 let asks = link.asks;
-                for (record, agreed) in told {
+                for (record, agreed, past) in told {
                     if overtaken.contains(&record) && !mutant!(OvertakenForgotten) {
                         continue;
                     }
                     self.extras.remove(&record);
-                    let shadow = Shadow { agreed, owed: false, sent: true, unsure: false, epoch, lineage, asks };
+                    let (owed, sent, unsure) = (false, true, false);
+                    let shadow = Shadow { agreed, owed, sent, unsure, epoch, lineage, asks, past };
                     self.staged.insert(record, shadow);
                 }
             }
@@ -297,9 +323,10 @@ impl Attachment {
         if mutant!(PushNotRepeated)
             && let (Some(Pushing::Batch { told, .. }), Some(window)) = (&self.pushing, &mut self.window)
         {
-            window.keys.retain(|record| !told.iter().any(|(sent, _)| sent == record));
+            window.keys.retain(|record| !told.iter().any(|(sent, ..)| sent == record));
         }
         self.pushing = None;
+        self.asking.noise = Some(now);
         self.ask_and_hold(now);
     }
 
@@ -319,7 +346,10 @@ impl Attachment {
     pub fn on_timer(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         match self.publication.on_timer(now) {
             None => {}
-            Some(Ok(bytes)) => self.send(bytes, effects),
+            Some(Ok(bytes)) => {
+                self.asking.noise = Some(now);
+                self.send(bytes, effects);
+            }
             Some(Err(answered)) => self.answered_late(answered, now),
         }
         while self.held.front().is_some_and(|(at, ..)| *at <= now) {
@@ -476,6 +506,7 @@ impl Attachment {
                     staged: &self.staged,
                     repeated,
                     asked: self.asking.asked,
+                    quiet: self.asking.quiet,
                 };
                 update = scene.update(state)?;
             }
@@ -678,6 +709,8 @@ impl Attachment {
             self.asking.due = now;
         }
         if now >= self.asking.due {
+            let noise = *self.asking.noise.get_or_insert(now);
+            self.asking.quiet = now >= noise + QUEUE_EMPTY_MS;
             let mut link = link.clone();
             link.asks += 1;
             self.begin(link, Then::Ask, effects);
@@ -712,10 +745,11 @@ impl Attachment {
         }
         self.window = Some(window);
         let link = self.link.clone().expect("read before");
-        let chosen: BTreeSet<_> = batch.told.into_iter().map(|(record, _)| record).collect();
-        for record in &chosen {
+        let chosen: BTreeMap<_, _> = batch.told.into_iter().collect();
+        for (record, agreed) in &chosen {
             let mut shadow = self.teller(sight).shadow(record)?.unwrap_or_default();
             (shadow.sent, shadow.unsure, shadow.asks) = (true, true, link.asks);
+            shadow.held(*agreed);
             self.staged.insert(record.clone(), shadow);
         }
         self.begin(link, Then::Push { chosen }, effects);
@@ -740,7 +774,7 @@ impl Attachment {
     /// What was chosen is marked as sent: now it is, as it is at this moment.
     fn push_chosen<R: Read>(
         &mut self,
-        chosen: &BTreeSet<RecordKey>,
+        chosen: &BTreeMap<RecordKey, Agreed>,
         now: Moment,
         sight: Sight<'_, R>,
         effects: &mut Vec<Effect>,
@@ -752,7 +786,11 @@ impl Attachment {
         let Some(batch) = batch else { return };
         let link = self.link.as_ref().expect("read before");
         let (epoch, lineage) = (link.epoch, link.lineage);
-        let pushing = Pushing::Batch { told: batch.told, overtaken: BTreeSet::new(), epoch, lineage };
+        let teller = self.teller(sight);
+        let past = |record: &RecordKey| teller.shadow(record).ok().flatten().unwrap_or_default().past;
+        let told = batch.told.into_iter().map(|(record, agreed)| (past(&record), record, agreed));
+        let told = told.map(|(past, record, agreed)| (record, agreed, past)).collect();
+        let pushing = Pushing::Batch { told, overtaken: BTreeSet::new(), epoch, lineage };
         self.publish(&batch.body, pushing, now, effects);
     }
 

@@ -160,11 +160,10 @@ const GRACE_MS: u64 = super::transaction::GIVE_UP_MS;
 
 pub fn standing(last: &Inbound, publish: &Publish, now: Moment) -> Standing {
     let same_call = publish.call_id == last.call_id;
-    if same_call && publish.cseq == last.cseq && publish.body_hash == last.body_hash && !mutant!(RetransmissionWritten)
-    {
-        return Standing::Answered;
+    if same_call && publish.cseq == last.cseq && publish.body_hash == last.body_hash {
+        return if mutant!(RetransmissionWritten) { Standing::Continues } else { Standing::Answered };
     }
-    if same_call && publish.cseq <= last.cseq && !mutant!(RetransmissionWritten) {
+    if same_call && publish.cseq <= last.cseq {
         return Standing::Stale { told: false };
     }
     if let Some(etag) = &publish.if_match {

@@ -45,7 +45,7 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             alarms: vec![],
         };
         (
-            Status { node, members: vec![], families: vec![] },
+            Status { node, members: vec![], families: vec![], adapter: None },
             Extra { refused: vec![], clock_ahead_ms: 0, ..Extra::default() },
         )
     };

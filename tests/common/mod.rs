@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub mod netns;
+pub mod patched;
 pub mod peer;
 
 use std::ops::{Deref, DerefMut};
@@ -71,4 +72,10 @@ pub fn seed() -> u64 {
     let seed = given.map_or_else(rand::random, |text| text.parse().expect("KINFOLK_TEST_SEED is a number"));
     eprintln!("seed: {seed} (again with KINFOLK_TEST_SEED={seed})");
     seed
+}
+
+/// A number drawn afresh.
+pub fn random() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "ports and identifiers that other tests do not use")]
+    rand::random()
 }
