@@ -41,7 +41,7 @@ struct State {
     head: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Changes {
     records: Delta<Keyed, Stored>,
     feed: FeedChanges,
@@ -53,6 +53,16 @@ struct Changes {
 }
 
 impl Changes {
+    const NONE: Self = Self {
+        records: Delta::NONE,
+        feed: FeedChanges::NONE,
+        marks: Delta::NONE,
+        runs: Delta::NONE,
+        cursors: Delta::NONE,
+        adapter: Delta::NONE,
+        head: None,
+    };
+
     fn apply(self, state: &mut State) {
         self.records.apply(&mut state.records);
         self.feed.apply(&mut state.feed);
@@ -123,9 +133,11 @@ impl Ord for dyn Place + '_ {
     }
 }
 
+type Edge = Bound<(String, Option<Eid>)>;
+
 /// The ranges of [`Span::Under`]: those of the family's own path, and those under it. What sorts between the
 /// two (`/foo!`) belongs to others.
-fn ranges_under(family: &Family) -> [(Bound<(String, Option<Eid>)>, Bound<(String, Option<Eid>)>); 2] {
+fn ranges_under(family: &Family) -> [(Edge, Edge); 2] {
     let place = |end: &str, owner| (format!("/{family}{end}"), owner);
     let last = Some(Eid::new([0xff; Eid::BYTES]));
     [
@@ -135,14 +147,22 @@ fn ranges_under(family: &Family) -> [(Bound<(String, Option<Eid>)>, Bound<(Strin
     ]
 }
 
-/// A committed state, and changes to it that only this view sees. A reader has none.
+/// A committed state.
 #[derive(Debug)]
 pub struct MemoryReader {
     state: Arc<State>,
-    changes: Changes,
 }
 
-impl Read for MemoryReader {
+/// A committed state, and changes to it that only this view sees.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    state: &'a State,
+    changes: &'a Changes,
+}
+
+static NO_CHANGES: Changes = Changes::NONE;
+
+impl Read for View<'_> {
     fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
         Ok(self.changes.records.get(&self.state.records, key).cloned())
     }
@@ -232,7 +252,7 @@ impl Reads for MemoryReads {
     type Reader = MemoryReader;
 
     fn read(&self) -> Result<MemoryReader, StoreError> {
-        Ok(MemoryReader { state: self.state(), changes: Changes::default() })
+        Ok(MemoryReader { state: self.state() })
     }
 }
 
@@ -283,7 +303,7 @@ impl Store for MemoryStore {
     }
 
     fn write(&mut self) -> Result<MemoryWriter<'_>, StoreError> {
-        Ok(MemoryWriter { view: self.reads.read()?, store: self })
+        Ok(MemoryWriter { state: self.reads.state(), changes: Changes::NONE, store: self })
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
@@ -295,50 +315,82 @@ impl Store for MemoryStore {
 #[derive(Debug)]
 pub struct MemoryWriter<'a> {
     store: &'a mut MemoryStore,
-    view: MemoryReader,
+    state: Arc<State>,
+    changes: Changes,
 }
 
-impl Read for MemoryWriter<'_> {
-    fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
-        self.view.record(key)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
-        self.view.scan(span, visit)
-    }
-
-    fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
-        self.view.feed(top, after, visit)
-    }
-
-    fn head(&self) -> Result<u64, StoreError> {
-        self.view.head()
-    }
-
-    fn marks(&self) -> Result<BTreeMap<Family, Mark>, StoreError> {
-        self.view.marks()
-    }
-
-    fn runs(&self) -> Result<Vec<RunStart>, StoreError> {
-        self.view.runs()
-    }
-
-    fn cursor(&self, key: &CursorKey) -> Result<Option<Cursor>, StoreError> {
-        self.view.cursor(key)
-    }
-
-    fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
-        self.view.cursors()
-    }
-
-    fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.view.adapter(key)
+impl MemoryReader {
+    fn view(&self) -> View<'_> {
+        View { state: &self.state, changes: &NO_CHANGES }
     }
 }
+
+impl MemoryWriter<'_> {
+    fn view(&self) -> View<'_> {
+        View { state: &self.state, changes: &self.changes }
+    }
+}
+
+/// Reads through the view of a reader or writer.
+macro_rules! reads_through_view {
+    ($type:ty) => {
+        impl Read for $type {
+            fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
+                self.view().record(key)
+            }
+
+            fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
+                self.view().scan(span, visit)
+            }
+
+            fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
+                self.view().feed(top, after, visit)
+            }
+
+            fn feed_of(
+                &self,
+                top: &str,
+                classes: Classes,
+                after: u64,
+                looks_max: usize,
+                visit: Visit<'_, (u64, Class, RecordKey)>,
+            ) -> Result<Option<u64>, StoreError> {
+                self.view().feed_of(top, classes, after, looks_max, visit)
+            }
+
+            fn head(&self) -> Result<u64, StoreError> {
+                self.view().head()
+            }
+
+            fn marks(&self) -> Result<BTreeMap<Family, Mark>, StoreError> {
+                self.view().marks()
+            }
+
+            fn runs(&self) -> Result<Vec<RunStart>, StoreError> {
+                self.view().runs()
+            }
+
+            fn cursor(&self, key: &CursorKey) -> Result<Option<Cursor>, StoreError> {
+                self.view().cursor(key)
+            }
+
+            fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
+                self.view().cursors()
+            }
+
+            fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+                self.view().adapter(key)
+            }
+        }
+    };
+}
+
+reads_through_view!(MemoryReader);
+reads_through_view!(MemoryWriter<'_>);
 
 impl Write for MemoryWriter<'_> {
     fn put_record(&mut self, key: &RecordKey, stored: &Stored) -> Result<(), StoreError> {
-        let MemoryReader { state, changes } = &mut self.view;
+        let Self { state, changes, .. } = self;
         let before = changes.records.get(&state.records, key).map(|old| (old.class, old.seq));
         if let Some((class, seq)) = before.filter(|_| !mutant!(FeedEntryLeft)) {
             changes.feed.take_out(key, class, seq);
@@ -351,7 +403,7 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn remove_record(&mut self, key: &RecordKey) -> Result<(), StoreError> {
-        let MemoryReader { state, changes } = &mut self.view;
+        let Self { state, changes, .. } = self;
         if let Some((class, seq)) = changes.records.get(&state.records, key).map(|old| (old.class, old.seq)) {
             if !mutant!(FeedEntryLeft) {
                 changes.feed.take_out(key, class, seq);
@@ -362,17 +414,17 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn set_head(&mut self, head: u64) -> Result<(), StoreError> {
-        self.view.changes.head = Some(head);
+        self.changes.head = Some(head);
         Ok(())
     }
 
     fn set_mark(&mut self, family: &Family, mark: Option<Mark>) -> Result<(), StoreError> {
-        self.view.changes.marks.set(family.clone(), mark);
+        self.changes.marks.set(family.clone(), mark);
         Ok(())
     }
 
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
-        let MemoryReader { state, changes } = &mut self.view;
+        let Self { state, changes, .. } = self;
         let newest = [state.runs.last_key_value().map(|(n, _)| *n), changes.runs.last_key().copied()];
         let ordinal = newest.into_iter().flatten().max().map_or(0, |newest| newest + 1);
         changes.runs.set(ordinal, Some(start));
@@ -384,17 +436,17 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
-        self.view.changes.cursors.set(key.clone(), cursor);
+        self.changes.cursors.set(key.clone(), cursor);
         Ok(())
     }
 
     fn set_adapter(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.view.changes.adapter.set(key.to_vec(), value.map(<[u8]>::to_vec));
+        self.changes.adapter.set(key.to_vec(), value.map(<[u8]>::to_vec));
         Ok(())
     }
 
     fn commit(self) -> Result<(), StoreError> {
-        let Self { store, view: MemoryReader { state, changes } } = self;
+        let Self { store, state, changes } = self;
         if let Some(error) = store.fail_next_commit.take() {
             return Err(error);
         }

@@ -17,10 +17,8 @@ pub(super) struct Delta<K, V> {
     tree: BTreeMap<K, Option<V>>,
 }
 
-impl<K, V> Default for Delta<K, V> {
-    fn default() -> Self {
-        Self { row: Vec::new(), tree: BTreeMap::new() }
-    }
+impl<K, V> Delta<K, V> {
+    pub const NONE: Self = Self { row: Vec::new(), tree: BTreeMap::new() };
 }
 
 impl<K: Ord, V> Delta<K, V> {
@@ -133,7 +131,7 @@ mod tests {
     fn a_large_transaction_reads_as_a_small_one_does() {
         let base: BTreeMap<u32, u32> = (0..50).map(|n| (2 * n, n)).collect();
         let mut model = base.clone();
-        let mut delta = Delta::default();
+        let mut delta = Delta::NONE;
         for n in 0..60_u32 {
             let key = n * 37 % 101;
             let change = (n % 3 != 0).then_some(1_000 + n);

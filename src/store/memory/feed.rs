@@ -33,12 +33,14 @@ enum Move {
 }
 
 /// What a transaction changes: each change names its record, whether the entry comes or goes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FeedChanges(Delta<(Class, u64), (RecordKey, Move)>);
 
 const NAMED: &str = "a change of the feed is never taken back, it is changed again";
 
 impl FeedChanges {
+    pub const NONE: Self = Self(Delta::NONE);
+
     pub fn put(&mut self, key: &RecordKey, class: Class, seq: u64) {
         self.0.set((class, seq), Some((key.clone(), Move::In)));
     }
