@@ -29,6 +29,7 @@ use crate::core::eid::Eid;
 use crate::core::family::{Mode, ShareError};
 use crate::core::path::Family;
 use crate::core::replica::{Input, Outcome, Refusal, Replica, Settings};
+use crate::core::sketch::SketchKey;
 use crate::core::storage::{Reads, Run, StoreError};
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
@@ -276,6 +277,7 @@ fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeErr
         limits: config.limits.of_input(),
         max_clock_drift_ms: config.clock.max_clock_drift_ms,
         never_globally: config.never_shared.clone(),
+        sketch_key: SketchKey::of_cluster(&config.cluster.name),
     };
     #[expect(clippy::disallowed_methods, reason = "the one draw of the run's id")]
     let mut replica = Replica::open(store, settings, Run(rand::random()), unix_ms()).map_err(fault)?;

@@ -80,6 +80,11 @@ impl World {
         ensure(ledger.tallies == tallies, Check::Ledger, || {
             format!("node {node} counts {:?}, there are {tallies:?}", ledger.tallies)
         })?;
+        let process = host.process.as_ref().expect("it is up");
+        let wrong = process.replica.check_sketches().expect("memory reads");
+        ensure(wrong.is_empty(), Check::Ledger, || {
+            format!("node {node}: the sketches of {wrong:?} are not of its disk")
+        })?;
         let marks: BTreeMap<_, _> =
             ledger.families.marks().iter().map(|(family, mark)| (family.clone(), mark.mode)).collect();
         ensure(marks == host.model.marks, Check::SharingOnly, || {

@@ -29,6 +29,7 @@ pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod path;
+pub mod reconcile;
 pub mod record;
 pub mod register;
 pub mod replica;
@@ -37,6 +38,8 @@ mod replica_test;
 pub mod session;
 #[cfg(test)]
 mod session_test;
+pub mod sketch;
 pub mod storage;
 pub mod topology;
+pub mod verify;
 pub mod view;
