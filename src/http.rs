@@ -4,11 +4,14 @@
 //! Paths are taken apart before they are decoded, so that a segment may hold an encoded '/'.
 
 mod api;
+mod backup;
+mod changes;
 mod listener;
 mod problem;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod why;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +28,7 @@ use crate::metrics::{CONTENT_TYPE, Extra, Metrics};
 use crate::status::Status;
 use crate::store::writer::Database;
 
+pub use changes::Watchers;
 pub use listener::{ConnectionLimits, LimitedListener};
 use problem::Problem;
 
@@ -41,6 +45,7 @@ pub struct Api<R> {
     pub token: Option<String>,
     /// The largest body of an import, in bytes. The body of a put is bounded by the largest value.
     pub import_max_bytes: usize,
+    pub watchers: Watchers,
 }
 
 type Shared<R> = Arc<Api<R>>;
@@ -55,8 +60,11 @@ pub fn router<R: Reads>(api: Api<R>) -> Router {
         .route("/v1/keys/{*path}", get(api::keys))
         .route("/v1/shared", get(api::shared))
         .route("/v1/shared/{*path}", get(api::shared_one).put(api::share).delete(api::unshare))
+        .route("/v1/backup", get(backup::backup))
+        .route("/v1/why/{*path}", get(why::why))
         .route("/v1/export", get(transfer::export))
         .route("/v1/import", axum::routing::post(transfer::import))
+        .route("/v1/changes", get(changes::changes))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(not_allowed)

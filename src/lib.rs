@@ -10,6 +10,7 @@
 //! each other. Without the default feature `node` only [`core`] and the in-memory [`store`] are built:
 //! that is what the simulator runs, and how the compiler checks that the core is sans-io.
 
+pub mod asterisk;
 pub mod core;
 pub mod store;
 

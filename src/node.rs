@@ -5,6 +5,7 @@
 
 mod alarms;
 mod report;
+pub mod restore;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -209,6 +210,7 @@ impl Node {
             status: Arc::new(move || reporter.report()),
             token,
             import_max_bytes: config.limits.http_body_max_bytes,
+            watchers: http::Watchers::new(cancel.clone()),
         };
         let listen = config.http.listen;
         let listener = TcpListener::bind(listen).await.map_err(|error| NodeError::Listen { listen, error })?;

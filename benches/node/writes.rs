@@ -49,15 +49,19 @@ pub async fn run() {
 /// before. Gives the seconds it took, and the records in the order of their commits.
 async fn round_of_ours(ours: &Ours, writers: usize, puts_each: usize, round: usize) -> (f64, Vec<Row>) {
     let first = round * writers * puts_each / 2;
+    let key_of = move |writer, put| first + put * writers + writer;
+    let put_of = |n| (n, Input::Put { path: path(n), value: value(n, round) });
+    // Made beforehand, as the peer's rows are: what is measured begins at the handle.
+    let inputs: Vec<Vec<(usize, Input)>> =
+        (0..writers).map(|writer| (0..puts_each).map(|put| put_of(key_of(writer, put))).collect()).collect();
     let started = Instant::now();
-    let tasks: Vec<_> = (0..writers)
-        .map(|writer| {
+    let tasks: Vec<_> = inputs
+        .into_iter()
+        .map(|inputs| {
             let database = ours.database.clone();
             tokio::spawn(async move {
                 let mut written = Vec::with_capacity(puts_each);
-                for put in 0..puts_each {
-                    let n = first + put * writers + writer;
-                    let input = Input::Put { path: path(n), value: value(n, round) };
+                for (n, input) in inputs {
                     match database.submit(input).await.expect("written") {
                         Outcome::Written { stamp, .. } => written.push((stamp, n)),
                         other => panic!("not written but {other:?}"),

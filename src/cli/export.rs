@@ -48,7 +48,7 @@ pub fn run(args: &ExportArgs, client: &Client, out: &mut dyn Write) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn refused(status: u16, body: impl Read, client: &Client) -> Outcome {
+pub(super) fn refused(status: u16, body: impl Read, client: &Client) -> Outcome {
     let mut text = Vec::new();
     // An error that cannot be read in full is told as far as it goes.
     let _ = body.take(PROBLEM_MAX_BYTES).read_to_end(&mut text);

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backup;
 mod client;
 mod config;
 mod database;
@@ -22,6 +23,7 @@ mod show_text;
 mod status;
 mod texts;
 mod tls;
+mod why;
 mod words;
 
 /// What the exit code says.
@@ -125,6 +127,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tell why a key has the value it has: who wrote it when, and what it won against
+    Why(why::WhyArgs),
+    /// Write the whole database of a running node into one file
+    Backup(backup::BackupArgs),
+    /// Make the store of a new member from a backup
+    Restore(backup::RestoreArgs),
     /// Print all records as JSON lines with their stamps, for a backup or to compare servers
     Export(export::ExportArgs),
     /// Read records from an export, or from what `asterisk -rx "database show"` prints
@@ -163,6 +171,9 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Demo(args) => demo::run(&args, out),
         Command::Database(args) => database::run(&args, node, out),
         Command::Status { json } => status::run(&client::Client::new(node)?, json, out),
+        Command::Why(args) => why::run(&args, &client::Client::new(node)?, out),
+        Command::Backup(args) => backup::backup(&args, &client::Client::new(node)?, out),
+        Command::Restore(args) => backup::restore(&args, out),
         Command::Export(args) => export::run(&args, &client::Client::new(node)?, out),
         Command::Import(args) => import::run(&args, node, out),
     }

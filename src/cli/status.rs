@@ -167,7 +167,7 @@ fn duration(ms: u64) -> String {
 
 /// `2026-11-22 08:55:00 UTC`. The date by Howard Hinnant's `civil_from_days`: years that begin in March put the
 /// leap day last.
-fn utc(unix_s: u64) -> String {
+pub(super) fn utc(unix_s: u64) -> String {
     let (days, second) = (unix_s / 86_400, unix_s % 86_400);
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

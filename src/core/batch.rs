@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::clock::{Clock, Hlc, Observed, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mark, Mode};
+use super::losers::{How, Loser, Losers};
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
@@ -43,6 +44,7 @@ pub(super) struct Batch<'a, W: Write> {
     alarms: BTreeSet<Alarm>,
     /// What becomes of the sketches when the batch is durable.
     changes: Vec<Change>,
+    losers: Losers,
     changed: bool,
     marks_changed: bool,
 }
@@ -59,6 +61,7 @@ impl<'a, W: Write> Batch<'a, W> {
             counts: Counts::default(),
             alarms: BTreeSet::new(),
             changes: Vec::new(),
+            losers: Losers::default(),
             changed: false,
             marks_changed: false,
         }
@@ -72,8 +75,8 @@ impl<'a, W: Write> Batch<'a, W> {
             }
             self.write.commit()?;
         }
-        let Self { ledger, touched, counts, alarms, changes, changed, marks_changed, .. } = self;
-        Ok((ledger, changes, Committed { outcomes, touched, counts, alarms, changed, marks_changed }))
+        let Self { ledger, touched, counts, alarms, changes, losers, changed, marks_changed, .. } = self;
+        Ok((ledger, changes, Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -188,6 +191,9 @@ impl<'a, W: Write> Batch<'a, W> {
             return Ok(Err(Refusal::StampExhausted));
         };
         let stamp = Stamp { hlc, eid: self.eid(), hash: value_hash(value.as_ref()) };
+        if let Some(existing) = existing {
+            self.losers.push(Loser::new(key, &existing.register, stamp, How::Overwritten, self.now));
+        }
         self.store(key, Register::new(value, stamp), Class::Local, existing)?;
         Ok(Ok(stamp))
     }
@@ -396,10 +402,17 @@ impl<'a, W: Write> Batch<'a, W> {
         }
         match merged.merge {
             Merge::Won => {
+                if let Some(existing) = &existing {
+                    self.losers.push(Loser::new(key, &existing.register, stamp, How::Replaced, self.now));
+                }
                 self.store(key, register, class, existing.as_ref())?;
                 merges.won += 1;
             }
-            Merge::Lost => merges.lost += 1,
+            Merge::Lost => {
+                let winner = existing.as_ref().expect("only what is there can win").register.stamp();
+                self.losers.push(Loser::new(key, &register, winner, How::Late, self.now));
+                merges.lost += 1;
+            }
             Merge::Same => merges.same += 1,
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use proptest::prelude::*;
 
+use super::backup::{self, Head, Piece};
 use super::clock::{Hlc, Stamp};
 use super::codec::{
     CodecError, FRAME_MAX_BYTES, HEADER_BYTES, Header, MAGIC, Message, PROTOCOL_VERSION, ROW_VERSION, decode_frame,
@@ -150,6 +151,34 @@ fn each_frame_of_a_reconcile_has_this_form() {
         &["4b46 01 07 4a000000", "08000000", "0100000000000000", &tombstone, wants, "00"],
     );
     golden(&Reconcile::Settled, &["4b46 01 07 04000000", "09000000"]);
+}
+
+#[test]
+fn a_backup_has_this_form() {
+    use crate::core::storage::Store as _;
+    let head = Head { eid: EID, taken_unix_ms: 1_790_000_000_000, version: "0.1.0".into() };
+    let mut backup = Vec::new();
+    let mut emit = |piece: Vec<u8>| {
+        backup.extend_from_slice(&piece);
+        std::ops::ControlFlow::Continue(())
+    };
+    let empty = crate::store::memory::MemoryStore::new().read().expect("reads");
+    backup::write(&empty, head, &mut emit).expect("written");
+    let head = "01 00000000 0200000001ab 006c50c4a0010000 0500000000000000 302e312e30";
+    let end = "01 03000000 0000000000000000";
+    let (head_sum, end_sum) = ("17d1c503b0f41077", "02454aeedba99430");
+    let golden = unhex(&["4b494e464f4c4b42 01000000", "20000000", head_sum, head, "0d000000", end_sum, end]);
+    assert_eq!(hex(&backup), hex(&golden));
+
+    let stamp = Stamp { hlc: Hlc::from_parts(1_790_000_000_000, 7).expect("in range"), eid: EID, hash: 1 };
+    let mark = Piece::Mark { family: Family::new("foo").expect("a family"), mode: Mode::Unique, stamp };
+    let family_and_mode = "0300000000000000 666f6f 01000000";
+    let golden = unhex(&["01 01000000", family_and_mode, STAMP_HEX, "0100000000000000"]);
+    assert_eq!(hex(&encode_row(&mark)), hex(&golden));
+    let put = ["0600000000000000 2f666f6f2f61 00", "01 0200000000000000 7631", STAMP_HEX, "0d39cd65a9969a69", "00"];
+    let golden = unhex(&["01 02000000 0100000000000000", &put.concat()]);
+    let records = Piece::Records(vec![record("/foo/a", None, Some("v1"), false)]);
+    assert_eq!(hex(&encode_row(&records)), hex(&golden));
 }
 
 #[test]

@@ -18,6 +18,7 @@ macro_rules! mutant {
 }
 pub(crate) use mutant;
 
+pub mod backup;
 mod batch;
 pub mod clock;
 pub mod codec;
@@ -25,6 +26,7 @@ pub mod codec;
 mod codec_test;
 pub mod eid;
 pub mod family;
+pub mod losers;
 pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;

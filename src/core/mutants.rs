@@ -30,6 +30,7 @@ mutants! {
     ClockDoesNotObserve: "the clock is not shown the stamps that arrive",
     ClockNotSeeded: "the clock starts anew at a restart",
     CompareSkips: "a follower that must compare goes to the head of its source instead",
+    ComparedHeadTooFar: "a follower that has compared begins behind the head of its source",
     CrossedMarkLost: "a record forgets that it has crossed between sites",
     CursorBeforeData: "the cursor is committed before the records that it counts",
     CursorNotDropped: "unsharing keeps the cursors of the family",

@@ -68,6 +68,14 @@ pub struct Snapshot<R> {
     pub head: u64,
 }
 
+impl Snapshot<()> {
+    /// `read` must begin before anything else is committed.
+    pub fn with<R>(self, read: R) -> Snapshot<R> {
+        let Self { read: (), family, mode, since, floor, sketch, run, head } = self;
+        Snapshot { read, family, mode, since, floor, sketch, run, head }
+    }
+}
+
 /// Who is on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {

@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mode, ShareError, UnknownMode};
+use super::losers::Losers;
 use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
 use super::reconcile::Snapshot;
 use super::record::{Classes, Record, RecordKey};
@@ -208,6 +209,8 @@ pub struct Committed {
     pub touched: BTreeMap<Family, Classes>,
     pub counts: Counts,
     pub alarms: BTreeSet<Alarm>,
+    /// Writes that lost in it.
+    pub losers: Losers,
     /// Whether the batch changed the store at all.
     pub changed: bool,
     /// Whether marks changed.
@@ -414,20 +417,26 @@ impl<S: Store> Replica<S> {
         })
     }
 
-    /// One exchanged family as it is durable now; none if it is not exchanged.
-    pub fn snapshot(&self, family: &Family) -> Result<Option<Snapshot<S::Reader>>, StoreError> {
+    /// One exchanged family as it is durable now; none if it is not exchanged. It belongs with a read that begins
+    /// before the next batch.
+    pub fn pin(&self, family: &Family) -> Option<Snapshot<()>> {
         let families = &self.ledger.families;
-        let (Some(mode), Some(sketch)) = (families.mode_of(family), self.sketches.get(family)) else { return Ok(None) };
-        Ok(Some(Snapshot {
-            read: self.store.read()?,
+        Some(Snapshot {
+            read: (),
             family: family.clone(),
-            mode,
+            mode: families.mode_of(family)?,
             since: families.since_of(family),
             floor: self.ledger.floors.get(family).copied().unwrap_or(Hlc::ZERO),
-            sketch: sketch.clone(),
+            sketch: self.sketches.get(family)?.clone(),
             run: self.run,
             head: self.ledger.head,
-        }))
+        })
+    }
+
+    /// The same with its read.
+    pub fn snapshot(&self, family: &Family) -> Result<Option<Snapshot<S::Reader>>, StoreError> {
+        let read = self.store.read()?;
+        Ok(self.pin(family).map(|pinned| pinned.with(read)))
     }
 
     /// Compares every sketch with a scan of the store, and names the families where they differ: there are none

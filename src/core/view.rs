@@ -31,6 +31,15 @@ pub struct Entry {
     pub shared: Option<Mode>,
 }
 
+/// What stands at a path, and why it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    pub key: RecordKey,
+    pub stored: Option<Stored>,
+    /// The shared family that it takes part in.
+    pub shared: Option<(Family, Mode)>,
+}
+
 /// A consistent view through the eyes of one node.
 pub struct View<R> {
     pub read: R,
@@ -45,18 +54,35 @@ impl<R: Read> View<R> {
             MARKS_FAMILY => return Ok(self.mark(path)),
             _ => {}
         }
-        let key = match path.split_eid() {
-            Some((owner, rest)) => RecordKey::owned(owner, rest),
-            None => match self.families.covering(path) {
-                Some((_, mark)) if mark.mode == Mode::Unique => RecordKey::owned(self.eid, path.clone()),
-                _ => RecordKey::plain(path.clone()),
-            },
-        };
+        let key = self.key_at(path);
         let found = self.read.record(&key)?.and_then(|stored| {
             let value = stored.register.value()?.clone();
             Some(Found { path: path.clone(), value, stamp: stored.register.stamp(), owner: key.owner })
         });
         Ok(found)
+    }
+
+    /// The record that is seen at `path`.
+    fn key_at(&self, path: &Path) -> RecordKey {
+        match path.split_eid() {
+            Some((owner, rest)) => RecordKey::owned(owner, rest),
+            None => match self.families.covering(path) {
+                Some((_, mark)) if mark.mode == Mode::Unique => RecordKey::owned(self.eid, path.clone()),
+                _ => RecordKey::plain(path.clone()),
+            },
+        }
+    }
+
+    /// What stands at `path`, a tombstone too, and how its family is shared. None for what is no record: the
+    /// marks, and the cluster's books.
+    pub fn explain(&self, path: &Path) -> Result<Option<Explained>, StoreError> {
+        if matches!(path.top(), BOOKS_FAMILY | MARKS_FAMILY) {
+            return Ok(None);
+        }
+        let key = self.key_at(path);
+        let stored = self.read.record(&key)?;
+        let shared = self.families.of_record(&key).map(|(family, mark)| (family.clone(), mark.mode));
+        Ok(Some(Explained { key, stored, shared }))
     }
 
     fn mark(&self, path: &Path) -> Option<Found> {

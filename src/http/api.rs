@@ -207,7 +207,12 @@ fn wants_plain_text(headers: &HeaderMap) -> bool {
 }
 
 fn db_path<R: Reads>(api: &Api<R>, uri: &Uri) -> Result<Path, Problem> {
-    let path = decoded(uri, "/v1/db").and_then(|path| Path::new(&path));
+    path_after(api, uri, "/v1/db")
+}
+
+/// The path that follows `route`.
+pub(super) fn path_after<R: Reads>(api: &Api<R>, uri: &Uri, route: &str) -> Result<Path, Problem> {
+    let path = decoded(uri, route).and_then(|path| Path::new(&path));
     path.map_err(|error| api.refuse("bad_path_or_value", error.into()))
 }
 

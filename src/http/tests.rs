@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::http::HeaderMap;
 use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
@@ -45,10 +46,11 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
         (Status { node, members: vec![], families: vec![] }, Extra { refused: vec![], clock_ahead_ms: 0 })
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
-    Api { database, metrics, status: Arc::new(status), token: None, import_max_bytes: IMPORT_MAX_BYTES }
+    let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));
+    Api { database, metrics, status, token: None, import_max_bytes: IMPORT_MAX_BYTES, watchers }
 }
 
-fn empty_api() -> Api<MemoryReads> {
+pub(super) fn empty_api() -> Api<MemoryReads> {
     api(Replica::open(MemoryStore::new(), settings(), Run(1), now()).expect("opens"))
 }
 
@@ -512,7 +514,16 @@ async fn with_a_token_nothing_but_health_is_answered_without_it() {
         let request = Request::builder().uri(uri).header("authorization", token).body(Body::empty());
         http.send(request.expect("a request")).await
     };
-    for uri in ["/v1/db/foo/a", "/v1/tree", "/v1/keys/a", "/v1/shared", "/v1/export", "/v1/status", "/metrics"] {
+    for uri in [
+        "/v1/db/foo/a",
+        "/v1/tree",
+        "/v1/keys/a",
+        "/v1/shared",
+        "/v1/why/foo/a",
+        "/v1/export",
+        "/v1/status",
+        "/metrics",
+    ] {
         let refused = http.get(uri).await;
         assert!(refused.problem(401).contains("Authorization: Bearer"), "{uri}");
         assert_eq!(refused.headers[header::WWW_AUTHENTICATE], "Bearer");
@@ -522,6 +533,7 @@ async fn with_a_token_nothing_but_health_is_answered_without_it() {
         assert_ne!(ask(uri, "Bearer s3cret").await.status, 401, "{uri}");
     }
     http.put("/v1/db/foo/a", "v").await.problem(401);
+    http.get("/v1/changes").await.problem(401);
     http.call("PATCH", "/v1/db/foo/a", "v").await.problem(401);
     for uri in ["/health/live", "/health/ready"] {
         assert_eq!(http.get(uri).await.status, 200);
@@ -562,4 +574,58 @@ async fn head_answers_as_get_does_but_for_the_body() {
     assert_eq!(http.call("HEAD", "/v1/db/foo/absent", "").await.status, 404);
     let not_allowed = http.call("HEAD", "/v1/import", "").await;
     assert_eq!((not_allowed.status, not_allowed.kind()), (405, "application/problem+json"));
+}
+
+// ---- /v1/why ----------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn why_names_the_winner_and_what_lost_against_it() {
+    let http = Http::with(&[("/v1/db/foo/a", "one"), ("/v1/db/foo/a", "two")]).await;
+    let late = r#"{"owner":null,"path":"/foo/a","value":"late","stamp":"1700000000000.0@02:00:00:00:00:09#HASH"}"#;
+    let hash = crate::core::register::value_hash(Some(&crate::core::path::Value::new("late").expect("a value")));
+    let late = late.replace("1700000000000", "1710000000000").replace("HASH", &format!("{hash:016x}"));
+    assert_eq!(http.call("POST", "/v1/import", late).await.json()["lost"], 1);
+    let why = http.get("/v1/why/foo/a").await.json();
+    assert_eq!((&why["winner"]["value"], &why["winner"]["origin"]), (&json!("two"), &json!(EID)));
+    assert_eq!((&why["shared"], &why["arrived"], &why["owner"]), (&json!("global"), &json!("local"), &json!(null)));
+    let losers = why["losers"].as_array().expect("losers");
+    let told: Vec<_> = losers.iter().map(|loser| (loser["value"].as_str(), loser["how"].as_str())).collect();
+    assert_eq!(told, [(Some("late"), Some("late")), (Some("one"), Some("overwritten"))]);
+    assert_eq!(losers[0]["lost_to"], why["winner"]["stamp"]);
+    assert_eq!(losers[0]["origin"], "02:00:00:00:00:09");
+    http.delete("/v1/db/foo/a").await.json();
+    let why = http.get("/v1/why/foo/a").await.json();
+    assert_eq!((&why["winner"]["value"], &why["losers"][0]["value"]), (&json!(null), &json!("two")));
+}
+
+#[tokio::test]
+async fn why_of_what_never_was_or_is_no_record_says_so() {
+    let http = Http::with(&[]).await;
+    assert!(http.get("/v1/why/foo/absent").await.problem(404).contains("nothing stands at '/foo/absent'"));
+    assert!(http.get("/v1/why/__asterisk_shared_family/foo").await.problem(404).contains("kept by the program itself"));
+    assert!(http.get("/v1/why/foo").await.problem(400).contains("a family and a key"));
+}
+
+// ---- /v1/backup -------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn a_backup_is_whole_and_of_now() {
+    use crate::core::backup::{Decoder, PREAMBLE_BYTES, Piece};
+    let http = Http::with(&[("/v1/db/foo/a", "v")]).await;
+    let backup = http.get("/v1/backup").await;
+    assert_eq!((backup.status, backup.kind()), (200, "application/octet-stream"));
+    let (preamble, mut rest) = backup.body.split_first_chunk::<PREAMBLE_BYTES>().expect("a preamble");
+    let mut decoder = Decoder::begin(preamble).expect("a backup");
+    let mut records = Vec::new();
+    while let Some((header, behind)) = rest.split_first_chunk() {
+        let (row, behind) = behind.split_at(decoder.row_bytes(header).expect("a length"));
+        match decoder.piece(header, row).expect("a piece") {
+            Piece::Head(head) => assert_eq!(head.taken_unix_ms, now()),
+            Piece::Records(more) => records.extend(more),
+            _ => {}
+        }
+        rest = behind;
+    }
+    decoder.finish().expect("whole");
+    assert_eq!(records.len(), 1);
 }

@@ -26,7 +26,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Pieces that may wait for a slow client; the read transaction waits with them.
 const CHUNKS_WAITING_MAX: usize = 4;
 
-/// One line of an export (contract: `Export`). Without a stamp, an import makes a new write of it.
+/// One line of an export, and what a change tells (contract: `Export`). Without a stamp, an import makes a new write of it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
@@ -98,7 +98,7 @@ pub async fn export<R: Reads>(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-fn write_line(chunk: &mut Vec<u8>, record: Record) {
+pub(super) fn write_line(chunk: &mut Vec<u8>, record: Record) {
     let stamp = Some(record.register.stamp().to_string());
     let value = record.register.value().cloned();
     let line = Line { owner: record.key.owner, path: record.key.path, value, stamp };

@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::clock::{Hlc, UnixMs};
 use crate::core::eid::Eid;
+use crate::core::losers::{Loser, Losers};
 use crate::core::path::Family;
-use crate::core::record::Classes;
+use crate::core::reconcile::Snapshot;
+use crate::core::record::{Classes, RecordKey};
 use crate::core::replica::{Committed, Input, Ledger, Outcome, Replica};
 use crate::core::storage::{Reads, Run, Store, StoreError};
 use crate::core::view::View;
@@ -61,15 +63,38 @@ pub struct BatchReport<'a> {
     pub took: Duration,
 }
 
-struct Job {
-    input: Input,
-    answer: oneshot::Sender<Result<Outcome, SubmitError>>,
+type Answer = oneshot::Sender<Result<Outcome, SubmitError>>;
+
+enum Job {
+    Input {
+        input: Input,
+        answer: Answer,
+    },
+    /// Between two batches, so that what is pinned belongs with a read that begins in there.
+    Pin {
+        family: Family,
+        begin: Begin,
+    },
 }
+
+type Begin = Box<dyn FnOnce(Option<Snapshot<()>>) + Send>;
+
+/// From so many answers on they are handed out inside the runtime: a wake from the writer's own thread is a
+/// system call, which for a thousand writers took longer than the puts themselves.
+const HAND_OVER_MIN: usize = 32;
+/// Batches whose answers may wait to be handed out. The writer waits beyond that.
+const HAND_OVER_QUEUE_MAX: usize = 8;
+
+/// Answers that are due, on their way into the runtime.
+type Due = Vec<(Answer, Outcome)>;
 
 /// Wakes those who follow a family, by the scope that they asked for: else every record that arrives would
 /// wake every follower only to be told that there is nothing for it.
 #[derive(Clone, Debug, Default)]
 struct Wakes(Arc<Mutex<WakesByScope>>);
+
+/// The writes that lost since the start, shared with those who ask about them.
+type SharedLosers = Arc<Mutex<Losers>>;
 
 type WakesByScope = BTreeMap<(Family, Classes), watch::Sender<u64>>;
 
@@ -97,6 +122,8 @@ pub struct Database<R> {
     reads: R,
     published: watch::Receiver<Arc<Published>>,
     wakes: Wakes,
+    losers: SharedLosers,
+    now: fn() -> UnixMs,
 }
 
 impl<R: Clone> Clone for Database<R> {
@@ -107,6 +134,8 @@ impl<R: Clone> Clone for Database<R> {
             reads: self.reads.clone(),
             published: self.published.clone(),
             wakes: self.wakes.clone(),
+            losers: self.losers.clone(),
+            now: self.now,
         }
     }
 }
@@ -116,12 +145,32 @@ impl<R: Reads> Database<R> {
         self.eid
     }
 
+    /// The wall clock, as the writer reads it.
+    pub fn now(&self) -> UnixMs {
+        (self.now)()
+    }
+
     /// Carries out an input; returns when it is durable.
     pub async fn submit(&self, input: Input) -> Result<Outcome, SubmitError> {
         let (answer, outcome) = oneshot::channel();
-        let job = Job { input, answer };
+        let job = Job::Input { input, answer };
         self.queue.send(job).await.map_err(|_| SubmitError::Stopping)?;
         outcome.await.map_err(|_| SubmitError::Stopping)?
+    }
+
+    /// One exchanged family at one moment, its sketch with its records; none if it is not exchanged here. While it
+    /// is held, the store keeps what it shows: not for long.
+    pub async fn snapshot(&self, family: &Family) -> Result<Option<Snapshot<R::Reader>>, SubmitError> {
+        let (answer, snapshot) = oneshot::channel();
+        let reads = self.reads.clone();
+        let begin = Box::new(move |pinned: Option<Snapshot<()>>| {
+            let with_read = |pinned: Snapshot<()>| reads.read().map(|read| pinned.with(read));
+            // Whoever asked may have gone away.
+            let _ = answer.send(pinned.map(with_read).transpose());
+        });
+        let job = Job::Pin { family: family.clone(), begin };
+        self.queue.send(job).await.map_err(|_| SubmitError::Stopping)?;
+        Ok(snapshot.await.map_err(|_| SubmitError::Stopping)??)
     }
 
     /// Returns when the writer has ended. As long as there is a handle only a panic ends it: an invariant
@@ -145,6 +194,11 @@ impl<R: Reads> Database<R> {
         self.published.clone()
     }
 
+    /// The writes to a record that lost lately, newest first.
+    pub fn losers(&self, key: &RecordKey) -> Vec<Loser> {
+        self.losers.lock().unwrap_or_else(PoisonError::into_inner).of(key).cloned().collect()
+    }
+
     /// Changes when a family has new entries of one of these classes in the change feed.
     pub fn wakes(&self, family: &Family, classes: Classes) -> watch::Receiver<u64> {
         self.wakes.subscribe(family, classes)
@@ -163,7 +217,8 @@ impl Writer {
     }
 }
 
-/// Starts the writer thread over an open replica. `now` reads the wall clock; `on_batch` counts.
+/// Starts the writer thread over an open replica. `now` reads the wall clock; `on_batch` counts. Where it is
+/// called in a runtime, a task of that runtime hands out the answers of large batches; it ends with the thread.
 pub fn start<S>(
     replica: Replica<S>,
     limits: WriterLimits,
@@ -175,10 +230,23 @@ where
 {
     let (queue, inbox) = mpsc::channel(limits.queue_max);
     let (publish, published) = watch::channel(Arc::new(publication(&replica, None)));
-    let wakes = Wakes::default();
-    let database =
-        Database { eid: replica.eid(), queue, reads: replica.store().reads(), published, wakes: wakes.clone() };
-    let mut thread = Thread { replica, inbox, batch_max: limits.batch_max, now, on_batch, publish, wakes };
+    let (wakes, losers) = (Wakes::default(), SharedLosers::default());
+    let database = Database {
+        eid: replica.eid(),
+        queue,
+        reads: replica.store().reads(),
+        published,
+        wakes: wakes.clone(),
+        losers: losers.clone(),
+        now,
+    };
+    let hand_over = tokio::runtime::Handle::try_current().ok().map(|runtime| {
+        let (due, queue) = mpsc::channel(HAND_OVER_QUEUE_MAX);
+        runtime.spawn(hand_out(queue));
+        due
+    });
+    let batch_max = limits.batch_max;
+    let mut thread = Thread { replica, inbox, batch_max, now, on_batch, publish, wakes, losers, hand_over };
     let handle = std::thread::Builder::new().name("kinfolk-writer".into()).spawn(move || thread.run())?;
     Ok((database, Writer(handle)))
 }
@@ -195,18 +263,34 @@ struct Thread<S: Store, F> {
     on_batch: F,
     publish: watch::Sender<Arc<Published>>,
     wakes: Wakes,
+    losers: SharedLosers,
+    hand_over: Option<mpsc::Sender<Due>>,
 }
 
 impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
     fn run(&mut self) {
         let mut jobs = Vec::new();
         while self.inbox.blocking_recv_many(&mut jobs, self.batch_max) > 0 {
-            self.carry_out(&mut jobs);
+            let (mut inputs, mut answers, mut pins) = (Vec::new(), Vec::new(), Vec::new());
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Input { input, answer } => {
+                        inputs.push(input);
+                        answers.push(answer);
+                    }
+                    Job::Pin { family, begin } => pins.push((family, begin)),
+                }
+            }
+            if !inputs.is_empty() {
+                self.carry_out(inputs, answers);
+            }
+            for (family, begin) in pins {
+                begin(self.replica.pin(&family));
+            }
         }
     }
 
-    fn carry_out(&mut self, jobs: &mut Vec<Job>) {
-        let (inputs, answers): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.input, job.answer)).unzip();
+    fn carry_out(&mut self, inputs: Vec<Input>, answers: Vec<Answer>) {
         let count = inputs.len();
         #[expect(clippy::disallowed_methods, reason = "measures how long a batch takes; decides nothing")]
         let started = Instant::now();
@@ -218,10 +302,9 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
         (self.on_batch)(BatchReport { result: result.as_ref(), inputs: count, took });
         match result {
             Ok(committed) => {
+                self.losers.lock().unwrap_or_else(PoisonError::into_inner).extend(committed.losers);
                 self.wakes.wake(&committed.touched, self.replica.ledger().head);
-                for (answer, outcome) in answers.into_iter().zip(committed.outcomes) {
-                    give(answer, Ok(outcome));
-                }
+                self.answer(answers.into_iter().zip(committed.outcomes).collect());
             }
             Err(error) => {
                 // The commit may have reached the disk all the same, and then followers have something to read.
@@ -234,9 +317,32 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
             }
         }
     }
+
+    fn answer(&self, mut due: Due) {
+        if due.len() >= HAND_OVER_MIN
+            && let Some(hand_over) = &self.hand_over
+        {
+            match hand_over.blocking_send(due) {
+                Ok(()) => return,
+                // The runtime is gone, and most who asked are gone with it.
+                Err(undelivered) => due = undelivered.0,
+            }
+        }
+        for (answer, outcome) in due {
+            give(answer, Ok(outcome));
+        }
+    }
 }
 
-fn give(answer: oneshot::Sender<Result<Outcome, SubmitError>>, outcome: Result<Outcome, SubmitError>) {
+async fn hand_out(mut queue: mpsc::Receiver<Due>) {
+    while let Some(due) = queue.recv().await {
+        for (answer, outcome) in due {
+            give(answer, Ok(outcome));
+        }
+    }
+}
+
+fn give(answer: Answer, outcome: Result<Outcome, SubmitError>) {
     // Whoever asked may have gone away; what they asked for is done all the same.
     let _ = answer.send(outcome);
 }

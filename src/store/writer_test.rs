@@ -281,3 +281,24 @@ fn nothing_is_answered_published_woken_or_shown_before_it_is_on_the_disk() {
     assert!(wakes.has_changed().expect("the writer runs"));
     assert!(is_there(&database, 1));
 }
+
+/// Started in a runtime, the writer has the answers of a large batch handed out by a task of that.
+#[test]
+fn of_a_large_batch_as_well_each_writer_gets_its_own_outcome() {
+    const WRITERS: usize = 500;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let held = {
+        let _inside = runtime.enter();
+        Held::start(replica(MemoryStore::new()), WriterLimits::default())
+    };
+    let first = hand_in(&held.database, put(0));
+    assert_eq!(held.next_batch(), (1, true));
+    let waiting: Vec<_> = (1..=WRITERS).map(|n| hand_in(&held.database, put(n))).collect();
+    held.go_on();
+    assert_eq!(held.next_batch(), (WRITERS, true), "all that waited are one batch");
+    held.go_on();
+    for (n, submission) in std::iter::once(first).chain(waiting).enumerate() {
+        let Ok(Outcome::Written { path: written, .. }) = runtime.block_on(submission) else { panic!("{n} is missing") };
+        assert_eq!(written, path(n));
+    }
+}
