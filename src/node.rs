@@ -24,7 +24,7 @@ use self::report::Reporter;
 use crate::cluster::streams::{self, Streams, StreamsConfig};
 use crate::cluster::tls::{Identity, TlsError};
 use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError};
-use crate::config::Config;
+use crate::config::{Config, Verify};
 use crate::core::clock::UnixMs;
 use crate::core::eid::Eid;
 use crate::core::family::{Mode, ShareError};
@@ -32,6 +32,7 @@ use crate::core::path::Family;
 use crate::core::replica::{Input, Outcome, Refusal, Replica, Settings};
 use crate::core::sketch::SketchKey;
 use crate::core::storage::{Reads, Run, StoreError};
+use crate::core::verify::VerifyConfig;
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
 use crate::store::redb::{Options, RedbReads, RedbStore};
@@ -175,7 +176,7 @@ impl Node {
         };
         let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
         let streams = streams::start(
-            StreamsConfig::default(),
+            StreamsConfig { verify: verify_config(&config), ..StreamsConfig::default() },
             mesh.clone(),
             database.clone(),
             gossip.members(),
@@ -317,6 +318,11 @@ fn observer(metrics: Arc<Metrics>, alarms: Alarms) -> impl FnMut(BatchReport<'_>
     }
 }
 
+fn verify_config(config: &Config) -> VerifyConfig {
+    let Verify { gap_ms, settle_ms, patience_ms, served_max } = config.verify;
+    VerifyConfig { gap_ms, settle_ms, patience_ms, served_max }
+}
+
 fn mesh_config(config: &Config) -> MeshConfig {
     MeshConfig {
         cluster: config.cluster.name.clone(),
@@ -357,6 +363,8 @@ async fn announce(database: Database<RedbReads>, gossip: Gossip) {
         let marks = now.ledger.families.marks();
         gossip.set_families(&marks.iter().map(|(family, mark)| (family.clone(), mark.mode)).collect());
         gossip.set_head(now.ledger.head);
+        let roots = now.ledger.summaries.iter().map(|(family, summary)| (family.clone(), summary.root));
+        gossip.set_roots(roots.collect());
         tokio::time::sleep(ANNOUNCE_GAP).await;
         if published.changed().await.is_err() {
             return;

@@ -28,5 +28,6 @@ pub mod shrink;
 mod sources;
 mod streams;
 pub mod swarm;
+pub mod verify;
 mod workload;
 pub mod world;

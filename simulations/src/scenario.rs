@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use kinfolk::core::family::Mode;
 use kinfolk::core::path::Family;
+use kinfolk::core::verify::VerifyConfig;
 use serde::Deserialize;
 
 use crate::clock::{MS, SECOND, Us};
@@ -36,6 +37,9 @@ struct File {
     about: String,
     #[serde(default = "one")]
     seed: u64,
+    /// `on`, `off` or `only`.
+    #[serde(default = "verify_on")]
+    verify: VerifyMode,
     duration_s: u64,
     #[serde(default = "three_minutes")]
     converge_within_s: u64,
@@ -142,6 +146,9 @@ impl Default for ChecksFile {
     }
 }
 
+fn verify_on() -> VerifyMode {
+    VerifyMode::On
+}
 fn one() -> u64 {
     1
 }
@@ -208,6 +215,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
             books: file.checks.books,
             warm_start: file.checks.warm_start,
         },
+        verify: Verify { mode: file.verify, times: VerifyConfig::default() },
         writes: writes(&file, &families, nodes.len(), &mut root.fork(2))?,
         nodes,
         families,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
-use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
+use kinfolk::core::message::{Compare, Entries, Follow as FollowRequest, FollowReply, Reconcile};
 use kinfolk::core::record::{Class, Classes};
 use kinfolk::core::replica::Input;
 use kinfolk::core::session::{Follower, Next, Source};
@@ -15,7 +15,7 @@ use kinfolk::core::topology;
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
-use crate::history::{BOOKS, FamilyIx, HostId};
+use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
 use crate::model::exchanged;
 use crate::network::Frame;
@@ -57,11 +57,12 @@ impl World {
                 wanted.insert((*peer, *ix), classes);
             }
         }
-        self.follow_these(node, &wanted);
+        self.follow_these(node, &wanted)?;
+        self.roots_changed(node);
         Ok(())
     }
 
-    fn follow_these(&mut self, node: HostId, wanted: &BTreeMap<(HostId, FamilyIx), Classes>) {
+    fn follow_these(&mut self, node: HostId, wanted: &BTreeMap<(HostId, FamilyIx), Classes>) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         process.follows.retain(|at, follow| wanted.get(at) == Some(&follow.wanted));
         let mut fresh = Vec::new();
@@ -80,23 +81,42 @@ impl World {
             }
         }
         for (peer, family) in fresh {
-            self.open_stream(node, peer, family);
+            self.open_stream(node, peer, family)?;
         }
+        Ok(())
     }
 
     // ---- the following side ---------------------------------------------------------------------
 
     /// A follower from the durable cursor, and its first request.
-    fn open_stream(&mut self, node: HostId, peer: HostId, family: FamilyIx) {
+    fn open_stream(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
         let (name, source) = (self.families[family].0.clone(), self.hosts[peer].eid);
         let crossing = !self.near(node, peer);
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return };
-        let Some(follow) = process.follows.get_mut(&(peer, family)) else { return };
+        let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return Ok(()) };
+        let Some(follow) = process.follows.get_mut(&(peer, family)) else { return Ok(()) };
         let read = process.replica.read().expect("memory reads");
         let follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
         follow.follower = Some(follower);
-        self.request(node, peer, family);
+        self.ask(node, peer, family)
+    }
+
+    /// Asks for entries, or compares first.
+    fn ask(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
+        if self.compare_first(node, peer, family)? {
+            return Ok(());
+        }
+        let only_verified = self.history.verify.mode == VerifyMode::Only && family != BOOKS;
+        let process = self.hosts[node].process.as_mut().expect("it is up");
+        let follow = process.follows.get_mut(&(peer, family)).expect("it is being followed");
+        // Where everything is wanted, the first copy has no end to be seen: that stream stays.
+        let begun = follow.follower.as_ref().is_some_and(|follower| follower.cursor_seq() > 0);
+        if only_verified && begun && !follow.is_fetching() {
+            **follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+        } else {
+            self.request(node, peer, family);
+        }
+        Ok(())
     }
 
     fn request(&mut self, node: HostId, peer: HostId, family: FamilyIx) {
@@ -121,6 +141,7 @@ impl World {
             place: 0,
             family,
             from_source: false,
+            reconcile: false,
             bytes,
             cut_at: None,
             damaged: false,
@@ -149,7 +170,7 @@ impl World {
         let Some(follow) = process.follows.get_mut(&(peer, family)) else { return Ok(()) };
         follow.retry_due = false;
         if connected && follow.stream == 0 && !follow.gave_up {
-            self.open_stream(node, peer, family);
+            self.open_stream(node, peer, family)?;
         }
         Ok(())
     }
@@ -231,7 +252,7 @@ impl World {
         Ok(())
     }
 
-    fn act(&mut self, node: HostId, peer: HostId, family: FamilyIx, next: Next) -> Checked {
+    pub fn act(&mut self, node: HostId, peer: HostId, family: FamilyIx, next: Next) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let follow = process.follows.get_mut(&(peer, family)).expect("checked by the caller");
         let (apply, reopen) = match next {
@@ -240,8 +261,7 @@ impl World {
             Next::ApplyThenReopen(apply) => (apply, true),
             Next::Reopen => {
                 self.stats.compares += 1;
-                self.request(node, peer, family);
-                return Ok(());
+                return self.ask(node, peer, family);
             }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
@@ -284,8 +304,7 @@ impl World {
             return Ok(());
         }
         if reopen {
-            self.request(node, peer, family);
-            return Ok(());
+            return self.ask(node, peer, family);
         }
         self.take_waiting(node, peer, family, stream)
     }
@@ -347,6 +366,7 @@ impl World {
             place,
             family,
             from_source: true,
+            reconcile: false,
             bytes,
             cut_at: None,
             damaged: false,
@@ -464,13 +484,18 @@ impl World {
             return self.on_cut_frame(&frame, cut_at);
         }
         ensure(frame.bytes.len() <= HEADER_BYTES + FRAME_MAX_BYTES, Check::Bounded, || "a frame is too long".into())?;
+        if frame.reconcile {
+            return self.on_reconcile_frame(frame);
+        }
         if frame.from_source { self.on_frame_from_source(frame) } else { self.on_request(frame) }
     }
 
     /// The connection broke in the middle of a frame: what came of it must not be taken for a frame.
     fn on_cut_frame(&mut self, frame: &Frame, cut_at: usize) -> Checked {
         let part = &frame.bytes[..cut_at.min(frame.bytes.len() - 1)];
-        let taken = if frame.from_source {
+        let taken = if frame.reconcile {
+            codec::decode_frame::<Reconcile>(part).is_ok() || codec::decode_frame::<Compare>(part).is_ok()
+        } else if frame.from_source {
             codec::decode_frame::<Entries>(part).is_ok() || codec::decode_frame::<FollowReply>(part).is_ok()
         } else {
             codec::decode_frame::<FollowRequest>(part).is_ok()

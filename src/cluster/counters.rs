@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::{Duration, Instant};
 
 /// Every reason for which a peer, a stream or a message is refused.
-pub const REFUSALS: [&str; 21] = [
+pub const REFUSALS: [&str; 22] = [
     "tls",
     "certificate_eid",
     "unexpected_eid",
@@ -30,6 +30,7 @@ pub const REFUSALS: [&str; 21] = [
     "frame_missing",
     "gossip_payload",
     "follow",
+    "reconcile",
     "other",
 ];
 

@@ -9,6 +9,7 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::storage::Run;
 use crate::core::topology::Member;
 
@@ -19,6 +20,8 @@ const VERSION: &str = "version";
 const RUN: &str = "run";
 const HEAD: &str = "head";
 const FAMILY: &str = "family:";
+/// Of a family, the books included: the root of what this node has of it, 32 hex digits.
+const ROOT: &str = "root:";
 
 /// Families of one member that are looked at.
 const FAMILIES_MAX: usize = 4_096;
@@ -32,6 +35,7 @@ pub(super) struct Own {
     pub run: Run,
     pub head: u64,
     pub families: BTreeMap<Family, Mode>,
+    pub roots: BTreeMap<Family, Root>,
 }
 
 impl Own {
@@ -55,13 +59,19 @@ impl Own {
             bytes += key.len() + mode.as_str().len();
             values.insert(key, mode.to_string());
         }
+        // The root of a family that was left out would tell nobody anything.
+        for (family, root) in &self.roots {
+            if *family == Family::books() || values.contains_key(&format!("{FAMILY}{family}")) {
+                values.insert(format!("{ROOT}{family}"), root.to_string());
+            }
+        }
         (values, left_out)
     }
 }
 
 /// Whether a key is one that a node sets, so that stale ones of a former set can be found.
 pub(super) fn is_family(key: &str) -> bool {
-    key.starts_with(FAMILY)
+    key.starts_with(FAMILY) || key.starts_with(ROOT)
 }
 
 /// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
@@ -93,6 +103,7 @@ struct Found {
     run: Option<Run>,
     head: u64,
     families: BTreeMap<Family, Mode>,
+    roots: BTreeMap<Family, Root>,
 }
 
 impl Found {
@@ -105,6 +116,13 @@ impl Found {
             VERSION => self.version = plain(value)?,
             RUN => self.run = Some(value.parse().ok()?),
             HEAD => self.head = value.parse().ok()?,
+            _ if key.starts_with(ROOT) => {
+                if self.roots.len() > FAMILIES_MAX {
+                    return None;
+                }
+                let family = Family::new(key.strip_prefix(ROOT)?).ok()?;
+                self.roots.insert(family, value.parse().ok()?);
+            }
             _ => {
                 let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
                 if self.families.len() >= FAMILIES_MAX {
@@ -125,6 +143,7 @@ impl Found {
             protocol_version: self.protocol_version?,
             version: self.version,
             families: self.families,
+            roots: self.roots,
             head: self.head,
             live: false,
             connected: false,
@@ -159,6 +178,7 @@ mod tests {
             run: Run(0xabc),
             head: 7,
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
+            roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
         }
     }
 
@@ -174,6 +194,7 @@ mod tests {
         assert_eq!((ignored, left_out), (0, 0));
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
+        assert_eq!(member.roots, own().roots);
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
     }
 

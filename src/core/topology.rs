@@ -9,6 +9,7 @@ use super::eid::Eid;
 use super::family::Mode;
 use super::path::Family;
 use super::record::Classes;
+use super::sketch::Root;
 use super::storage::Run;
 
 /// One node of the cluster as membership shows it.
@@ -23,6 +24,8 @@ pub struct Member {
     /// Version of the program, for people.
     pub version: String,
     pub families: BTreeMap<Family, Mode>,
+    /// The root of what it has of each family, the books included, as last gossiped.
+    pub roots: BTreeMap<Family, Root>,
     /// The head of its change feed, as last gossiped.
     pub head: u64,
     /// Whether the failure detector believes it alive.
@@ -111,6 +114,7 @@ mod tests {
             protocol_version: 1,
             version: "0".into(),
             families: shared(families),
+            roots: BTreeMap::new(),
             head: 0,
             live: true,
             connected: true,

@@ -43,7 +43,7 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             certificate_expires_unix_s: None,
             alarms: vec![],
         };
-        (Status { node, members: vec![], families: vec![] }, Extra { refused: vec![], clock_ahead_ms: 0 })
+        (Status { node, members: vec![], families: vec![] }, Extra::default())
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
     let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));
@@ -501,7 +501,7 @@ async fn a_node_that_is_not_ready_says_what_is_wrong() {
     let (mut status, _) = (api.status)();
     status.node.ready = false;
     status.node.alarms = vec!["the sky is falling".into()];
-    api.status = Arc::new(move || (status.clone(), Extra { refused: vec![], clock_ahead_ms: 0 }));
+    api.status = Arc::new(move || (status.clone(), Extra::default()));
     let http = Http(router(api));
     assert!(http.get("/health/ready").await.problem(503).contains("the sky is falling"));
     assert_eq!(http.get("/health/live").await.status, 200);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::alarms::Alarms;
 use super::{expires_soon, unix_ms};
-use crate::cluster::streams::{Follows, Streams};
+use crate::cluster::streams::{Agreement, Follows, Streams};
 use crate::cluster::{Gossip, Mesh};
 use crate::core::family::Mode;
 use crate::core::path::Family;
@@ -17,7 +17,7 @@ use crate::core::replica::Tally;
 use crate::core::storage::Reads;
 use crate::core::topology::Member;
 use crate::metrics::Extra;
-use crate::status::{FamilyStatus, FollowStatus, MemberStatus, NodeStatus, Status};
+use crate::status::{AgreementStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus, Status};
 use crate::store::writer::{Database, Published};
 
 pub struct Reporter<R> {
@@ -41,6 +41,8 @@ impl<R: Reads> Reporter<R> {
         };
         let extra = Extra {
             refused: self.mesh.counters().refused().into_iter().collect(),
+            verifies: self.streams.verifies().outcomes().into_iter().collect(),
+            verify_traffic: self.streams.verifies().traffic(),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
         };
         (status, extra)
@@ -123,9 +125,21 @@ impl<R: Reads> Reporter<R> {
         let family_status = |(family, mark): (&Family, &crate::core::family::Mark)| {
             let Tally { keys, tombstones } = published.ledger.tallies.get(family).copied().unwrap_or_default();
             let follows = follows_of(&follows, family, now);
-            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, follows }
+            let agreement = self.agreement(published, family, now);
+            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, agreement, follows }
         };
         marks.iter().map(family_status).collect()
+    }
+
+    fn agreement(&self, published: &Published, family: &Family, now: Instant) -> AgreementStatus {
+        let Agreement { equal, differing, differing_since } = self.streams.verifies().agreement(family);
+        let ms = |since| u64::try_from(now.saturating_duration_since(since).as_millis()).ok();
+        AgreementStatus {
+            root: published.ledger.summaries.get(family).map(|summary| summary.root.to_string()),
+            equal: equal as u64,
+            differing: differing as u64,
+            differing_ms: differing_since.and_then(ms),
+        }
     }
 }
 

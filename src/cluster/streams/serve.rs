@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Shared;
-use crate::cluster::frames::{FrameError, read_message, write_frame};
+use super::{Shared, reconcile};
+use crate::cluster::frames::{FrameError, read_frame, write_frame};
 use crate::cluster::mesh::Incoming;
-use crate::core::codec::FRAME_MAX_BYTES;
+use crate::core::codec::{self, Message};
 use crate::core::eid::Eid;
-use crate::core::message::{Entries, Follow};
+use crate::core::message::{Compare, Entries, Follow};
 use crate::core::session::Source;
 use crate::core::storage::{Reads, StoreError};
 
@@ -57,9 +57,17 @@ pub(super) fn refuse<R: Reads>(room: &Shared<R>, peer: Eid, error: &FrameError) 
 }
 
 async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<(), ServeError> {
-    let Incoming { peer, mut send, mut recv, .. } = stream;
+    let Incoming { peer, run, site, mut send, mut recv } = stream;
     let timeout = Duration::from_millis(room.config.request_timeout_ms);
-    let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+    let frame = tokio::time::timeout(timeout, read_frame(&mut recv)).await;
+    let frame = frame.map_err(|_| FrameError::TimedOut(timeout.as_millis()))??;
+    let (header, payload) = frame.ok_or(FrameError::Ended)?;
+    if header.kind == Compare::KIND {
+        let ask = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+        reconcile::answered(room, Incoming { peer, run, site, send, recv }, ask).await;
+        return Ok(());
+    }
+    let request: Follow = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family, request.classes);
     let (reply, source) = {
