@@ -4,7 +4,7 @@
 //! line or key, what is wrong and what to do; all that is wrong is told at once. Nothing is ignored: a
 //! key that means nothing to this version is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -19,8 +19,12 @@ use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
 
 pub use host_port::HostPort;
+pub use log_filter::LogFilter;
+pub use trust::Who;
 
 mod host_port;
+mod log_filter;
+mod trust;
 
 /// Every key with its default, its unit and a comment.
 pub const EXAMPLE: &str = include_str!("config/example.toml");
@@ -34,10 +38,14 @@ pub struct Config {
     pub eid: Option<Eid>,
     pub site: String,
     pub data_dir: PathBuf,
+    /// What is logged; the variable KINFOLK_LOG goes before it.
+    pub log: LogFilter,
     /// Never to be shared globally, besides the built-in families.
     pub never_shared: Vec<Family>,
     pub cluster: Cluster,
     pub tls: Tls,
+    /// What other nodes are trusted for at most, by EID or `*`.
+    pub allow: BTreeMap<Who, Vec<Family>>,
     pub http: Http,
     /// Marks that are added at start.
     pub shared: BTreeMap<Family, Mode>,
@@ -63,6 +71,10 @@ pub struct Tls {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// Lists of revoked certificates.
+    pub crl: Option<PathBuf>,
+    /// Nodes that are refused whatever certificate they show.
+    pub revoked: BTreeSet<Eid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,9 +136,11 @@ impl Default for Config {
             eid: None,
             site: "default".to_string(),
             data_dir: "/var/lib/kinfolk".into(),
+            log: LogFilter::default(),
             never_shared: Vec::new(),
             cluster: Cluster::default(),
             tls: Tls::default(),
+            allow: BTreeMap::new(),
             http: Http::default(),
             shared: BTreeMap::new(),
             limits: Limits::default(),
@@ -150,6 +164,8 @@ impl Default for Tls {
             ca: "/etc/kinfolk/ca.pem".into(),
             cert: "/etc/kinfolk/node.pem".into(),
             key: "/etc/kinfolk/node.key".into(),
+            crl: None,
+            revoked: BTreeSet::new(),
         }
     }
 }

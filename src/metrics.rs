@@ -81,6 +81,9 @@ pub struct Metrics {
     lag_seconds: Family<FollowLabel, FloatGauge>,
     ready: Gauge,
     alarms: Gauge,
+    reloads: Family<OutcomeLabel, Counter>,
+    refused_peers: Gauge,
+    revoked_certificates: Gauge,
     certificate_expiry: Gauge,
 }
 
@@ -93,6 +96,8 @@ pub struct Extra {
     pub verifies: Vec<(&'static str, u64)>,
     /// Bytes that they sent and received, and records that came by them.
     pub verify_traffic: (u64, u64, u64),
+    /// Reloads of the configuration, by what came of them.
+    pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
     pub clock_ahead_ms: u64,
 }
@@ -131,9 +136,16 @@ impl Metrics {
             lag_seconds: Family::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
+            reloads: Family::default(),
+            refused_peers: Gauge::default(),
+            revoked_certificates: Gauge::default(),
             certificate_expiry: Gauge::default(),
             registry: Mutex::new(Registry::default()),
         };
+        // A series that began with its first count would hide that count from everyone who asks for increases.
+        for reason in STORE_REASONS {
+            metrics.batch_failures.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
         registry.register("merges", "Records that arrived, by what the merge did", merges);
         metrics.register(&mut registry);
         Self { registry: Mutex::new(registry), ..metrics }
@@ -172,6 +184,11 @@ impl Metrics {
         registry.register_with_unit("follow_lag", help, Unit::Seconds, self.lag_seconds.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
+        registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
+        let help = "Peers refused for their certificate within the last hour";
+        registry.register("refused_peers", help, self.refused_peers.clone());
+        let help = "Certificates on the lists of revoked ones";
+        registry.register("revoked_certificates", help, self.revoked_certificates.clone());
         let help = "When the node's certificate expires, in seconds since 1970";
         registry.register("certificate_expiry_timestamp_seconds", help, self.certificate_expiry.clone());
     }
@@ -228,6 +245,12 @@ impl Metrics {
         self.ready.set(i64::from(status.node.ready));
         self.alarms.set(signed(status.node.alarms.len() as u64));
         self.certificate_expiry.set(status.node.certificate_expires_unix_s.unwrap_or(0));
+        self.refused_peers.set(signed(status.node.access.refused.len() as u64));
+        self.revoked_certificates.set(signed(status.node.access.revoked_certificates));
+        for (outcome, count) in extra.reloads {
+            let counter = self.reloads.get_or_create(&OutcomeLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });
@@ -279,6 +302,9 @@ impl Metrics {
 fn signed(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
+
+/// What [`store_reason`] can say.
+const STORE_REASONS: [&str; 4] = ["disk_full", "corrupted", "io", "not_ours"];
 
 fn store_reason(error: &StoreError) -> &'static str {
     match error {

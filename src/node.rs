@@ -4,10 +4,11 @@
 //! spawned on one tracker and ends when one token is cancelled.
 
 mod alarms;
+mod reload;
 mod report;
 pub mod restore;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::alarms::Alarms;
+use self::reload::Reloader;
 use self::report::Reporter;
 use crate::cluster::streams::{self, Streams, StreamsConfig};
-use crate::cluster::tls::{Identity, TlsError};
+use crate::cluster::tls::{Identity, IdentityFiles, TlsError};
 use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError};
 use crate::config::{Config, Verify};
 use crate::core::clock::UnixMs;
@@ -44,8 +46,10 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 const LONELY_READY: Duration = Duration::from_secs(5);
 /// How often the feed's head and the shared families are handed to the gossip, at most.
 const ANNOUNCE_GAP: Duration = Duration::from_millis(200);
+/// How often certificates are looked at, those of connected peers too.
+const CERTIFICATE_CHECK_GAP: Duration = Duration::from_secs(3_600);
 /// How often a certificate that expires soon is warned of.
-const EXPIRY_CHECK_GAP: Duration = Duration::from_secs(24 * 3_600);
+const EXPIRY_WARNING_GAP: Duration = Duration::from_secs(24 * 3_600);
 /// A certificate is warned of when it expires within this long.
 const EXPIRY_WARNING_S: i64 = 30 * 86_400;
 
@@ -90,14 +94,17 @@ pub fn unix_ms() -> UnixMs {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Runs a node until it is told to stop (SIGTERM or SIGINT).
-pub fn run(config: Config) -> Result<(), NodeError> {
-    init_logs();
+/// Runs a node until it is told to stop (SIGTERM or SIGINT). On SIGHUP it reads `file` anew.
+pub fn run(config: Config, file: &Path) -> Result<(), NodeError> {
+    let logs = reload::init_logs(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // From here on a SIGHUP is no end, also while the store is still being opened.
+        let hang_up = signal(SignalKind::hangup())?;
         let node = Node::start(config).await?;
+        node.spawn(node.reloader.clone().on_hang_up(hang_up, file.to_path_buf(), logs));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let told = async {
             tokio::select! {
@@ -128,16 +135,6 @@ async fn until_told<R: Reads>(database: &Database<R>, told: impl Future<Output =
     }
 }
 
-/// One line a message on standard error; `KINFOLK_LOG` filters (`info`, `kinfolk=debug`, …).
-fn init_logs() {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("KINFOLK_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,chitchat=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second node in one process keeps the first one's logs.
-    let _ = builder.with_ansi(std::io::stderr().is_terminal()).try_init();
-}
-
 /// A node that runs.
 pub struct Node {
     database: Database<RedbReads>,
@@ -146,13 +143,14 @@ pub struct Node {
     cancel: CancellationToken,
     cluster: std::net::SocketAddr,
     streams: Streams,
+    reloader: Reloader,
 }
 
 impl Node {
     /// Opens the store, then the cluster endpoint, then HTTP. It returns when all of them work.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         let now_s = unix_ms() / 1_000;
-        let identity = Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key, now_s)?;
+        let identity = Identity::load_files(&identity_files(&config), now_s)?;
         let eid = identity.eid();
         if let Some(configured) = config.eid.filter(|configured| *configured != eid) {
             return Err(NodeError::OtherEid { configured, certificate: eid });
@@ -167,7 +165,6 @@ impl Node {
         let (database, writer) = writer::start(replica, limits, unix_ms, on_batch)?;
 
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let expires_unix_s = identity.expires_unix_s();
         let mesh = Mesh::start(mesh_config(&config), identity, run, tracker.clone(), cancel.clone()).await?;
         let gossip_config = GossipConfig {
             interval_ms: config.gossip.interval_ms,
@@ -192,7 +189,9 @@ impl Node {
         };
         spawn(Box::pin(become_ready(ready.clone(), mesh.clone(), streams.clone())));
         spawn(Box::pin(announce(database.clone(), gossip.clone())));
-        spawn(Box::pin(warn_of_expiry(expires_unix_s)));
+        spawn(Box::pin(watch_certificates(mesh.clone())));
+        let reloader = Reloader::new(&config, mesh.clone());
+        spawn(Box::pin(announce_needs(streams.clone(), gossip.clone())));
 
         let (cluster, stop) = (mesh.local_address()?, cancel.clone());
         let reporter = Reporter {
@@ -203,7 +202,7 @@ impl Node {
             alarms,
             ready,
             since_unix_ms: unix_ms(),
-            certificate_expires_unix_s: expires_unix_s,
+            reloader: reloader.clone(),
         };
         let api = Api {
             database: database.clone(),
@@ -224,7 +223,13 @@ impl Node {
             }
         });
         tracing::info!(%eid, %run, site = config.site, %cluster, %http, data_dir = %config.data_dir.display(), "node is up");
-        Ok(Self { database, writer, tracker, cancel, cluster, streams })
+        Ok(Self { database, writer, tracker, cancel, cluster, streams, reloader })
+    }
+
+    /// Runs a task until it ends or the node stops.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tracker.spawn(async move { cancel.run_until_cancelled(task).await });
     }
 
     pub fn database(&self) -> &Database<RedbReads> {
@@ -250,6 +255,7 @@ impl Node {
         }
         drop(self.database);
         drop(self.streams);
+        drop(self.reloader);
         let joined = tokio::task::spawn_blocking(move || self.writer.join());
         match tokio::time::timeout(STOP_MAX, joined).await {
             Ok(Ok(())) => tracing::info!("stopped"),
@@ -323,13 +329,23 @@ fn verify_config(config: &Config) -> VerifyConfig {
     VerifyConfig { gap_ms, settle_ms, patience_ms, served_max }
 }
 
+fn identity_files(config: &Config) -> IdentityFiles {
+    let crate::config::Tls { ca, cert, key, crl, .. } = config.tls.clone();
+    IdentityFiles { ca, cert, key, crl }
+}
+
+fn seeds(config: &Config) -> Vec<String> {
+    config.cluster.seeds.iter().map(ToString::to_string).collect()
+}
+
 fn mesh_config(config: &Config) -> MeshConfig {
     MeshConfig {
         cluster: config.cluster.name.clone(),
         site: config.site.clone(),
         listen: config.cluster.listen,
         advertise: config.cluster.advertise.as_ref().map(ToString::to_string),
-        seeds: config.cluster.seeds.iter().map(ToString::to_string).collect(),
+        seeds: seeds(config),
+        trust: config.trust(),
         ..MeshConfig::default()
     }
 }
@@ -372,12 +388,29 @@ async fn announce(database: Database<RedbReads>, gossip: Gossip) {
     }
 }
 
-async fn warn_of_expiry(expires_unix_s: i64) {
+/// Hands on what the plan of the streams needs, as it changes.
+async fn announce_needs(streams: Streams, gossip: Gossip) {
+    let mut needs = streams.watch_needs();
     loop {
-        if let Some(days) = expires_soon(expires_unix_s) {
-            tracing::warn!(days, "the node's certificate expires soon: make a new one with kinfolk tls issue --eid");
+        let now = needs.borrow_and_update().clone();
+        gossip.set_unreached(now.unreached);
+        if needs.changed().await.is_err() {
+            return;
         }
-        tokio::time::sleep(EXPIRY_CHECK_GAP).await;
+    }
+}
+
+/// Warns of this node's certificate before it expires, and cuts peers whose certificates have.
+async fn watch_certificates(mesh: Mesh) {
+    let mut warned: Option<Instant> = None;
+    loop {
+        let quiet = warned.is_some_and(|at| at.elapsed() < EXPIRY_WARNING_GAP);
+        if let Some(days) = expires_soon(mesh.identity().expires_unix_s()).filter(|_| !quiet) {
+            tracing::warn!(days, "the node's certificate expires soon: make a new one with kinfolk tls issue --renew");
+            warned = Some(Instant::now());
+        }
+        tokio::time::sleep(CERTIFICATE_CHECK_GAP).await;
+        reload::log_cuts(&mesh.recheck());
     }
 }
 

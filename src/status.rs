@@ -37,6 +37,26 @@ pub struct NodeStatus {
     /// What a person should look at: one sentence each.
     #[serde(default)]
     pub alarms: Vec<String>,
+    #[serde(default)]
+    pub access: AccessStatus,
+}
+
+/// Whom the node refuses for their certificate, and who is trusted for some families only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessStatus {
+    /// How many certificates are on the lists of revoked ones.
+    pub revoked_certificates: u64,
+    /// Peers refused within the last hour.
+    pub refused: Vec<RefusedStatus>,
+    /// The families that a connected peer is trusted for; one that is not here: all.
+    pub limited: BTreeMap<Eid, Vec<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    pub eid: Eid,
+    pub why: String,
+    pub last_ms_ago: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use kinfolk::cli::demo::forwarder::Rule;
 
 use common::{SOON, TestFleet};
 
-/// The patience of 10 s before a neighbour is asked, the idle timeout of 5 s before it, and room.
+/// The patience of 15 s before a neighbour is asked, the idle timeout of 5 s before it, and room.
 const THROUGH_NEIGHBOUR_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(5);
 const SHARED: [(&str, &str); 2] = [("foo", "global"), ("uni", "unique")];

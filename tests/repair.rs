@@ -58,7 +58,8 @@ fn the_last_writes_of_an_origin_that_is_gone_for_good_reach_everyone_from_the_on
     for key in 0..50 {
         put(&fleet, &mut acks, 0, &format!("/foo/last-{key}"), "of the dead");
     }
-    let there = || (0..50).all(|key| fleet.api(1).value(&format!("/foo/last-{key}")).is_ok_and(|v| v.is_some())).then_some(());
+    let there =
+        || (0..50).all(|key| fleet.api(1).value(&format!("/foo/last-{key}")).is_ok_and(|v| v.is_some())).then_some(());
     fleet.wait_for("the last writes at node 1", SOON, there).expect("they come");
     fleet.kill_9(0).expect("killed, for good");
     equal(&fleet, &acks, &[1, 2], REPAIRED_MAX, "origin gone");

@@ -95,7 +95,12 @@ fn config(dir: &FilePath, n: u8, seed: Option<SocketAddr>) -> Config {
     Config {
         data_dir: dir.join(format!("node{n}")),
         cluster: config::Cluster { listen: anywhere, seeds, ..config::Cluster::default() },
-        tls: config::Tls { ca: dir.join(tls::CA_CERT_FILE), cert: issued.cert, key: issued.key },
+        tls: config::Tls {
+            ca: dir.join(tls::CA_CERT_FILE),
+            cert: issued.cert,
+            key: issued.key,
+            ..config::Tls::default()
+        },
         http: config::Http { listen: anywhere, token_file: None },
         shared: BTreeMap::from([(foo(), Mode::Global)]),
         ..Config::default()

@@ -126,11 +126,13 @@ fn cases(count: usize) -> Vec<(&'static str, usize, Synthetic, Synthetic)> {
     for (place, at) in [("scattered", &scattered as &dyn Fn(usize) -> usize), ("clustered", &clustered)] {
         let keys: Vec<usize> = (0..count).map(at).collect();
         // Each side changed half of them: a changed key is two items.
-        let changed = |side: usize| keys.iter().enumerate().filter(move |(n, _)| n % 2 == side).map(|(_, key)| (*key, Some(1)));
+        let changed =
+            |side: usize| keys.iter().enumerate().filter(move |(n, _)| n % 2 == side).map(|(_, key)| (*key, Some(1)));
         let name = if place == "scattered" { "changed, scattered" } else { "changed, clustered" };
         cases.push((name, 2 * count, Synthetic::new(KEYS, changed(0)), Synthetic::new(KEYS, changed(1))));
         // Each side lacks half of them.
-        let lacks = |side: usize| keys.iter().enumerate().filter(move |(n, _)| n % 2 == side).map(|(_, key)| (*key, None));
+        let lacks =
+            |side: usize| keys.iter().enumerate().filter(move |(n, _)| n % 2 == side).map(|(_, key)| (*key, None));
         let name = if place == "scattered" { "absent, scattered" } else { "absent, clustered" };
         cases.push((name, count, Synthetic::new(KEYS, lacks(0)), Synthetic::new(KEYS, lacks(1))));
         if count == 0 {
@@ -142,7 +144,10 @@ fn cases(count: usize) -> Vec<(&'static str, usize, Synthetic, Synthetic)> {
 
 fn bytes() {
     println!("\n{KEYS} keys; bytes above the records themselves, both directions together");
-    println!("{:>7} {:<19} {:>6} {:>9} {:>7} {:>6} {:>10} {:>5} {:>10} {:>5} {:>9}  within the goal", "differ", "how", "items", "ours", "B/item", "turns", "trie", "turns", "ranges", "turns", "least");
+    println!(
+        "{:>7} {:<19} {:>6} {:>9} {:>7} {:>6} {:>10} {:>5} {:>10} {:>5} {:>9}  within the goal",
+        "differ", "how", "items", "ours", "B/item", "turns", "trie", "turns", "ranges", "turns", "least"
+    );
     for count in DIFFERENCES {
         for (name, items, ours, theirs) in cases(count) {
             let (ended, cost) = reconcile(&ours, &theirs);
@@ -167,7 +172,9 @@ fn bytes() {
             );
         }
     }
-    println!("B/item: after the 1 KiB that the goal allows. Turns: messages of one direction until both have everything.");
+    println!(
+        "B/item: after the 1 KiB that the goal allows. Turns: messages of one direction until both have everything."
+    );
 }
 
 fn cpu() {
@@ -179,14 +186,21 @@ fn cpu() {
         let opener = (ms(runs[0].opener_ns), ms(runs[5].opener_ns));
         runs.sort_by_key(|cost| cost.answerer_ns);
         let answerer = (ms(runs[0].answerer_ns), ms(runs[5].answerer_ns));
-        println!("{name:<19} {items:>5} items: opener {:.2} {:.2}, answerer {:.2} {:.2}", opener.0, opener.1, answerer.0, answerer.1);
+        println!(
+            "{name:<19} {items:>5} items: opener {:.2} {:.2}, answerer {:.2} {:.2}",
+            opener.0, opener.1, answerer.0, answerer.1
+        );
     }
 }
 
 fn upkeep() {
     println!("\nUpkeep of the sketch of {KEYS} keys, processor time of a write (hashing, cells, index), in ns");
     let set = Synthetic::new(KEYS, std::iter::empty());
-    for (what, batch, held) in [("in batches of 1000", 1_000, false), ("in batches of 1", 1, false), ("in batches of 1000, while a snapshot is held", 1_000, true)] {
+    for (what, batch, held) in [
+        ("in batches of 1000", 1_000, false),
+        ("in batches of 1", 1, false),
+        ("in batches of 1000, while a snapshot is held", 1_000, true),
+    ] {
         let mut sketches = Sketches::default();
         sketches.replace(foo(), (*set.sketch).clone());
         let mut seqs: Vec<u64> = (1..=KEYS as u64).collect();
@@ -207,11 +221,12 @@ fn upkeep() {
             let family = foo();
             let snapshot = held.then(|| sketches.get(&family).cloned());
             let began = cpu_ns();
-            let change = |((key, stamp, seq), new, head): &((kinfolk::core::record::RecordKey, _, u64), _, u64)| Change::Put {
-                family: family.clone(),
-                old: Some((KEY.item(key, *stamp), *seq)),
-                new: (KEY.item(key, *new), *head),
-            };
+            let change =
+                |((key, stamp, seq), new, head): &((kinfolk::core::record::RecordKey, _, u64), _, u64)| Change::Put {
+                    family: family.clone(),
+                    old: Some((KEY.item(key, *stamp), *seq)),
+                    new: (KEY.item(key, *new), *head),
+                };
             let changes = puts.iter().map(change).collect();
             sketches.apply(changes);
             spent += cpu_ns() - began;

@@ -104,7 +104,11 @@ fn descend(
     cost
 }
 
-fn cheapest(sides: (&Side, &Side), part_bytes: usize, split: impl Fn(u64, Option<u64>, &Side) -> Vec<(u64, Option<u64>)>) -> Cost {
+fn cheapest(
+    sides: (&Side, &Side),
+    part_bytes: usize,
+    split: impl Fn(u64, Option<u64>, &Side) -> Vec<(u64, Option<u64>)>,
+) -> Cost {
     let costs = LEAVES.map(|leaf| descend(sides, leaf, part_bytes, &split));
     costs.into_iter().min_by_key(|cost| cost.bytes).expect("there are some")
 }

@@ -97,7 +97,8 @@ impl Read for Synthetic {
 
     fn feed(&self, _: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
         for n in after as usize..self.keys {
-            if self.version(n).is_some() && visit((n as u64 + 1, Class::Near, record_key(n))) == ControlFlow::Break(()) {
+            if self.version(n).is_some() && visit((n as u64 + 1, Class::Near, record_key(n))) == ControlFlow::Break(())
+            {
                 break;
             }
         }

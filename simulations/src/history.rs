@@ -102,7 +102,9 @@ pub struct Timing {
     pub view_up_us: (Us, Us),
     pub view_down_us: (Us, Us),
     pub plan_delay_us: Us,
-    /// For how long a live member without a connection is waited for before it is reached over others.
+    /// For how long a needed connection is waited for before a stand-by is used in its place …
+    pub late_us: Us,
+    /// … and before its member counts as out of reach, and is reached over others.
     pub patience_us: Us,
     pub retry_us: (Us, Us),
     pub idle_say_us: Us,
@@ -120,6 +122,8 @@ pub struct Checking {
     pub each_commit: bool,
     /// Whether the cluster's books are followed and written. Off in the largest worlds.
     pub books: bool,
+    /// Whether only those connect of whom one needs the other, as in large clusters; else everyone connects.
+    pub dial_needed: bool,
     /// Whether all nodes know and reach each other when the world begins.
     pub warm_start: bool,
 }

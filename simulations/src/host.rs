@@ -1,6 +1,6 @@
 //! A simulated server: its disk, its clock, and the process that runs on it while it is up.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use kinfolk::core::clock::UnixMs;
@@ -8,6 +8,7 @@ use kinfolk::core::eid::Eid;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
+use kinfolk::core::topology::Patience;
 use kinfolk::store::memory::MemoryStore;
 
 use crate::clock::{Us, WallClock};
@@ -69,8 +70,10 @@ pub struct Process {
     /// The same as the judge knows it: only once it is committed.
     pub elsewhere_judged: Elsewhere,
     pub wall_max: UnixMs,
-    /// Since when a live member has not been connected.
-    pub missed: BTreeMap<Eid, Us>,
+    pub patience: Patience,
+    /// To whom it needs a connection, and whom of these it cannot reach.
+    pub dial: BTreeSet<Eid>,
+    pub unreached: Arc<BTreeSet<Eid>>,
     /// The plan that looks whether patience with one of them has ended.
     pub patience_ends: Us,
     pub head_at_idle: u64,

@@ -94,6 +94,8 @@ impl<R: Read> Judge<'_, R> {
                 Ok(())
             }
             Input::Admit => self.admit(),
+            // Attached servers are simulated in a world of their own.
+            Input::Adapter(_) => wrong(Check::StaysWritable, format!("nobody is attached, and yet {outcome:?}")),
         }
     }
 
@@ -317,6 +319,10 @@ impl<R: Read> Judge<'_, R> {
             }
             if stamp <= before.stamp {
                 let same = stamp == before.stamp;
+                // What came over another site first, and now from this one, is kept as this one's.
+                if same && before.class == Class::Far && class == Class::Near {
+                    self.hold(key.clone(), Held { class, ..before });
+                }
                 *if same { &mut merges.same } else { &mut merges.lost } += 1;
                 *if same { &mut self.branches.same } else { &mut self.branches.lost } += 1;
                 return;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use kinfolk::core::eid::Eid;
-use kinfolk::core::topology::Member;
+use kinfolk::core::topology::{Loss, Losses, Member, Plan};
 
 use crate::check::Checked;
 use crate::clock::{MS, SECOND};
@@ -12,6 +12,11 @@ use crate::host::Follow;
 use crate::membership::components;
 use crate::network::Frame;
 use crate::world::{Event, World};
+
+/// A site's name in gossip.
+pub fn site_name(site: usize) -> String {
+    format!("s{site}")
+}
 
 impl World {
     /// Sends a frame on the connection that the sender believes in.
@@ -42,6 +47,9 @@ impl World {
     /// Both sides keep trying with pauses; an attempt that gets through is all that is simulated of it.
     fn consider_connecting(&mut self, a: HostId, b: HostId) {
         if a == b || !self.may_connect(a, b) || self.net.pair(a, b).up || self.net.pair(a, b).connecting {
+            return;
+        }
+        if self.history.checking.dial_needed && !self.needs(a, b) && !self.needs(b, a) {
             return;
         }
         self.net.pair_mut(a, b).connecting = true;
@@ -239,55 +247,88 @@ impl World {
     pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, BTreeMap<Eid, HostId>) {
         let me = self.hosts[node].eid;
         let mut route: BTreeMap<Eid, HostId> = BTreeMap::new();
-        for subject in (0..self.hosts.len()).filter(|subject| self.hosts[*subject].eid != me) {
-            if !self.views.belief(node, subject).says_live() {
-                continue;
-            }
+        let others = |world: &Self, live: bool| {
+            let of = |subject: &HostId| {
+                world.hosts[*subject].eid != me && world.views.belief(node, *subject).says_live() == live
+            };
+            (0..world.hosts.len()).filter(of).collect::<Vec<_>>()
+        };
+        for subject in others(self, true) {
             let eid = self.hosts[subject].eid;
             if !route.contains_key(&eid) || self.rng.chance(500) {
                 route.insert(eid, subject);
             }
         }
-        let member = |(eid, subject): (&Eid, &HostId)| {
-            let heard = self.views.heard(node, *subject)?;
-            Some(Member {
-                eid: *eid,
-                run: heard.run,
-                site: String::new(),
-                address: String::new(),
-                protocol_version: 1,
-                version: String::new(),
-                families: (*heard.families).clone(),
-                roots: BTreeMap::new(),
-                head: 0,
-                live: true,
-                connected: self.net.believed(node, *subject) != 0,
-            })
-        };
-        (route.iter().filter_map(member).collect(), route)
+        let mut members: Vec<Member> =
+            route.values().filter_map(|subject| self.member_seen_by(node, *subject, true)).collect();
+        for subject in others(self, false) {
+            if !route.contains_key(&self.hosts[subject].eid) {
+                members.extend(self.member_seen_by(node, subject, false));
+            }
+        }
+        (members, route)
     }
 
-    /// The members, less those that were lost a moment ago: as in the daemon, one is out of reach only when it
-    /// has been believed alive without a connection for a while.
-    pub fn within_patience(&mut self, node: HostId, members: &[Member]) -> Vec<Member> {
-        let (now, patience) = (self.now, self.history.timing.patience_us);
+    fn member_seen_by(&self, node: HostId, subject: HostId, live: bool) -> Option<Member> {
+        let heard = self.views.heard(node, subject)?;
+        Some(Member {
+            eid: self.hosts[subject].eid,
+            run: heard.run,
+            site: site_name(self.hosts[subject].spec.site),
+            address: String::new(),
+            protocol_version: 1,
+            version: String::new(),
+            families: (*heard.families).clone(),
+            roots: BTreeMap::new(),
+            head: 0,
+            unreached: (*heard.unreached).clone(),
+            live,
+            connected: live && self.net.believed(node, subject) != 0,
+        })
+    }
+
+    /// Which needed connections are waited for in vain by now.
+    pub fn losses(&self, node: HostId, members: &[Member]) -> Losses {
+        let process = self.hosts[node].process.as_ref().expect("checked by the caller");
+        process.patience.losses(members, self.now / MS)
+    }
+
+    /// What the plan needs: connections, a look when patience ends, and a word about who is out of reach.
+    pub fn need(&mut self, node: HostId, members: &[Member], plan: &Plan, losses: &Losses) {
+        let now = self.now;
         let host = &mut self.hosts[node];
-        let process = host.process.as_mut().expect("checked by the caller");
-        let missing = || members.iter().filter(|member| member.live && !member.connected).map(|member| member.eid);
-        let still: BTreeSet<Eid> = missing().collect();
-        process.missed.retain(|eid, _| still.contains(eid));
-        for eid in missing() {
-            process.missed.entry(eid).or_insert(now);
-        }
-        let ends = process.missed.values().map(|since| since + patience).filter(|at| *at > now).min();
         let incarnation = host.incarnation;
-        let just_missed = |member: &&Member| process.missed.get(&member.eid).is_some_and(|at| now < at + patience);
-        let reachable = members.iter().filter(|member| !just_missed(member)).cloned().collect();
-        if let Some(at) = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends) {
+        let process = host.process.as_mut().expect("checked by the caller");
+        process.patience.need(&plan.dial, members, now / MS);
+        let ends = process.patience.next_change_ms(now / MS).map(|at| at * MS);
+        let due = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends);
+        if let Some(at) = due {
             process.patience_ends = at;
+        }
+        let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
+        let unreached: BTreeSet<Eid> = missed.map(|(eid, _)| *eid).collect();
+        let told_anew = *process.unreached != unreached;
+        if told_anew {
+            process.unreached = unreached.into();
+        }
+        let fresh: Vec<Eid> = plan.dial.difference(&process.dial).copied().collect();
+        process.dial.clone_from(&plan.dial);
+        if let Some(at) = due {
             self.schedule_at(at, Event::Plan { node, incarnation });
         }
-        reachable
+        if told_anew {
+            self.tell(node);
+        }
+        if self.history.checking.dial_needed && !fresh.is_empty() {
+            let named = |host: &HostId| fresh.contains(&self.hosts[*host].eid);
+            for peer in (0..self.hosts.len()).filter(named).collect::<Vec<_>>() {
+                self.consider_connecting(node.min(peer), node.max(peer));
+            }
+        }
+    }
+
+    fn needs(&self, node: HostId, peer: HostId) -> bool {
+        self.hosts[node].process.as_ref().is_some_and(|process| process.dial.contains(&self.hosts[peer].eid))
     }
 
     /// After a partition began or ended: what is cut times out, what is free again goes on.

@@ -56,14 +56,18 @@ struct Arguments {
     #[cfg(feature = "mutants")]
     #[arg(long)]
     mutants: bool,
+    /// Hunt only the planted faults of these names, and leave the table alone.
+    #[cfg(feature = "mutants")]
+    #[arg(long, value_name = "NAME")]
+    mutant: Vec<String>,
 }
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
     let arguments = Arguments::parse();
     #[cfg(feature = "mutants")]
-    if arguments.mutants {
-        return hunt_mutants();
+    if arguments.mutants || !arguments.mutant.is_empty() {
+        return hunt_mutants(&arguments.mutant);
     }
     if arguments.list {
         for (name, text) in scenario::INCLUDED {
@@ -198,13 +202,14 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
 }
 
 #[cfg(feature = "mutants")]
-fn hunt_mutants() -> ExitCode {
+fn hunt_mutants(only: &[String]) -> ExitCode {
     use kinfolk::core::mutants::Mutant;
     use simulations::swarm::{MUTANT_TIME, mutants};
 
     println!("seed: 1");
     let mut rows = Vec::new();
-    for (mutant, name, what) in Mutant::ALL {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    for (mutant, name, what) in Mutant::ALL.iter().filter(|(_, name, _)| wanted(name)) {
         let started = Instant::now();
         let row = mutants::hunt(*mutant, name, what, &|| started.elapsed() > MUTANT_TIME);
         eprintln!("{name}: {:?} after {:.1} s", row.found, started.elapsed().as_secs_f64());
@@ -213,7 +218,9 @@ fn hunt_mutants() -> ExitCode {
     let table = mutants::table(&rows);
     println!("{table}");
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("MUTANTS.md");
-    if let Err(error) = std::fs::write(&kept, &table) {
+    if only.is_empty()
+        && let Err(error) = std::fs::write(&kept, &table)
+    {
         println!("{} cannot be written: {error}", kept.display());
         return ExitCode::FAILURE;
     }

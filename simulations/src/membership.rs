@@ -3,9 +3,10 @@
 //! The true state is "up, and gossip gets through, if need be over others". A belief follows it late, each
 //! observer at its own moment, and some beliefs are wrong for a while. A node that restarts knows nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::path::Family;
 use kinfolk::core::storage::Run;
@@ -17,6 +18,7 @@ use crate::history::HostId;
 pub struct Told {
     pub run: Run,
     pub families: Arc<BTreeMap<Family, Mode>>,
+    pub unreached: Arc<BTreeSet<Eid>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -80,7 +80,11 @@ impl DiskModel {
         self.marks.insert(family.clone(), mode);
         for key in self.under(family) {
             let spread = exchanged(&key, mode);
-            self.held.get_mut(&key).expect("was listed").origin |= spread;
+            let held = self.held.get_mut(&key).expect("was listed");
+            held.origin |= spread;
+            if spread && held.class == Class::Far {
+                held.class = Class::Near;
+            }
         }
     }
 

@@ -11,8 +11,10 @@ use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, Store, StoreError};
+use kinfolk::core::topology::Patience;
 
 use crate::check::{Check, Checked, ensure};
+use crate::clock::MS;
 use crate::history::HostId;
 use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
@@ -35,6 +37,7 @@ impl World {
         self.runs += 1;
         let run = Run(mix(self.history.seed ^ mix(self.runs)));
         let now = self.now;
+        let timing = &self.history.timing;
         let host = &mut self.hosts[node];
         host.incarnation += 1;
         let wall = host.wall(now);
@@ -51,7 +54,9 @@ impl World {
             elsewhere_told: BTreeMap::new(),
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
-            missed: BTreeMap::new(),
+            patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
+            dial: BTreeSet::new(),
+            unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
             verifying: Verifying::new(self.history.verify.times),
@@ -236,11 +241,11 @@ impl World {
         Ok(())
     }
 
-    /// Gossips the run and the marks of a node.
+    /// Gossips the run, the marks and the unreached members of a node.
     pub fn tell(&mut self, node: HostId) {
         let process = self.hosts[node].process.as_ref().expect("it is up");
         let families = Arc::new(process.replica.ledger().families.shared());
-        self.views.tell(node, Told { run: process.replica.run(), families });
+        self.views.tell(node, Told { run: process.replica.run(), families, unreached: process.unreached.clone() });
         self.spread_news(node);
     }
 

@@ -137,12 +137,13 @@ struct FaultFile {
 struct ChecksFile {
     each_commit: bool,
     books: bool,
+    dial_needed: bool,
     warm_start: bool,
 }
 
 impl Default for ChecksFile {
     fn default() -> Self {
-        Self { each_commit: true, books: true, warm_start: false }
+        Self { each_commit: true, books: true, dial_needed: false, warm_start: false }
     }
 }
 
@@ -213,6 +214,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
             sweep_every_us: (duration_us / 120).max(SECOND),
             each_commit: file.checks.each_commit,
             books: file.checks.books,
+            dial_needed: file.checks.dial_needed,
             warm_start: file.checks.warm_start,
         },
         verify: Verify { mode: file.verify, times: VerifyConfig::default() },
@@ -264,7 +266,8 @@ fn timing() -> Timing {
         view_up_us: (100 * MS, 2 * SECOND),
         view_down_us: (5 * SECOND, 12 * SECOND),
         plan_delay_us: 200 * MS,
-        patience_us: 10 * SECOND,
+        late_us: SECOND,
+        patience_us: 20 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),
         idle_say_us: 10 * SECOND,
         idle_say_entries: 10_000,

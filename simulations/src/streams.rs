@@ -11,12 +11,13 @@ use kinfolk::core::record::{Class, Classes};
 use kinfolk::core::replica::Input;
 use kinfolk::core::session::{Follower, Next, Source};
 use kinfolk::core::storage::{Cursor, Read};
-use kinfolk::core::topology;
+use kinfolk::core::topology::{self, Me};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
 use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
+use crate::links::site_name;
 use crate::model::exchanged;
 use crate::network::Frame;
 use crate::world::{Event, World};
@@ -48,7 +49,10 @@ impl World {
             process.elsewhere_told = modes.clone();
             self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
         }
-        let plan = topology::plan(me, &shared, &self.within_patience(node, &members));
+        let site = site_name(self.hosts[node].spec.site);
+        let losses = self.losses(node, &members);
+        let plan = topology::plan(Me { eid: me, site: &site }, &shared, &members, &losses);
+        self.need(node, &members, &plan, &losses);
         self.stats.mode_conflicts += plan.conflicts.len() as u64;
         let mut wanted = BTreeMap::new();
         for ((eid, family), classes) in plan.follow {
@@ -517,8 +521,8 @@ impl World {
             return ensure(false, Check::SharingOnly, || format!("node {node} serves {name} unshared"));
         };
         let process = host.process.as_ref().expect("it is up");
-        let only_local =
-            process.sources.get((family, peer)).is_some_and(|serving| !serving.source.wants(Classes::NEAR));
+        let serving = process.sources.get((family, peer));
+        let wanted = |class| serving.is_none_or(|serving| serving.source.wants(Classes::only(class)));
         let mut keys = BTreeSet::new();
         for record in &entries.records {
             let key = &record.key;
@@ -531,7 +535,7 @@ impl World {
                 format!("node {node} sends {} with {stamp}, it holds {held:?}", key.path)
             })?;
             let held = held.expect("just seen");
-            let true_class = record.crossed == (held.class == Class::Far) && (held.origin || !only_local);
+            let true_class = record.crossed == (held.class == Class::Far) && (held.origin || wanted(held.class));
             ensure(true_class, Check::ClassTrue, || {
                 format!("node {node} sends {} as its own or with a wrong crossed mark: {held:?}", key.path)
             })?;

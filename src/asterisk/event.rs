@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use super::message::Request;
 use crate::core::replica::{Input, Ledger, Outcome};
 use crate::core::storage::StoreError;
 
@@ -47,7 +48,6 @@ pub struct Remote {
 }
 
 /// What the state machine sees of the database while it handles one event.
-#[derive(Clone, Copy)]
 pub struct Sight<'a, R> {
     pub read: &'a R,
     /// The marks and the tallies.
@@ -56,6 +56,14 @@ pub struct Sight<'a, R> {
     /// Asterisk's old content is taken for new.
     pub ready: bool,
 }
+
+impl<R> Clone for Sight<'_, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<R> Copy for Sight<'_, R> {}
 
 /// What happens to the adapter.
 #[derive(Clone, Debug)]
@@ -107,6 +115,36 @@ pub struct Refused {
     /// One line without control characters. Those of [`RefusedReason::is_security`] are worded as
     /// Asterisk words them, so that fail2ban's filter for Asterisk finds the address.
     pub line: String,
+}
+
+impl Refused {
+    pub fn new(
+        attachment: Option<AttachmentId>,
+        request: &Request,
+        from: Remote,
+        reason: RefusedReason,
+        text: &str,
+    ) -> Self {
+        let of = |name| request.headers.get(name).unwrap_or_default();
+        let who = clean(of("From"));
+        let (call_id, method, address) = (clean(of("Call-ID")), clean(&request.method), from.address);
+        let line = match reason {
+            RefusedReason::Unlisted | RefusedReason::Unknown => format!(
+                "Request '{method}' from '{who}' failed for '{address}' (callid: {call_id}) - No matching endpoint found"
+            ),
+            RefusedReason::Credentials => format!(
+                "Request '{method}' from '{who}' failed for '{address}' (callid: {call_id}) - Failed to authenticate"
+            ),
+            _ => format!("{method} from '{who}' at {address} refused ({}): {}", reason.as_str(), clean(text)),
+        };
+        Self { attachment, from, reason, line }
+    }
+}
+
+/// What a stranger wrote, short and without anything that could pretend to be another part of the line.
+fn clean(text: &str) -> String {
+    let plain = |c: char| if c.is_control() || matches!(c, '\'' | '(' | ')') { '?' } else { c };
+    text.chars().take(256).map(plain).collect()
 }
 
 /// Why somebody was refused; each is counted.

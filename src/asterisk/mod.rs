@@ -17,6 +17,19 @@
 //! | [`adapter`] | all attachments of a node: who may speak, and to whom a message belongs |
 
 pub mod adapter;
+pub mod attachment;
+pub mod body;
+pub mod digest;
 pub mod event;
+pub mod feed;
+pub mod framing;
+pub mod header;
+mod ids;
+pub mod inbound;
 pub mod message;
+pub mod outbound;
+mod rate;
+pub mod rows;
 pub mod settings;
+pub mod transaction;
+pub mod update;

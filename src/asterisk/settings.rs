@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
+use super::digest::Algorithm;
 use super::event::Transport;
 use crate::core::eid::Eid;
-use crate::core::path::Family;
+use crate::core::path::{Family, Limits};
 
 /// A block of addresses, as `accept_from` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +50,16 @@ pub struct AttachmentSettings {
     pub listen_user: String,
     /// Credentials, in both directions. Without a password nobody is challenged.
     pub credentials: Option<Credentials>,
+    /// What the Asterisk is challenged with. One of 2015 knows MD5 alone, and fails on any other.
+    pub algorithm: Algorithm,
     pub accept_from: Vec<AddressBlock>,
     /// Families that this Asterisk takes part in; empty: every family that the node shares.
     pub families: Vec<Family>,
     /// Take a delete without entries for what the patch makes of it: the whole family goes.
     pub allow_family_delete: bool,
     pub quotas: Quotas,
+    /// The node's limits for what its users write: they bind its Asterisks as well.
+    pub limits: Limits,
     pub times: Times,
 }
 
@@ -95,7 +100,8 @@ pub struct Times {
     /// The first pause after a failure; it doubles up to the greatest.
     pub retry_min_ms: u64,
     pub retry_max_ms: u64,
-    /// After a start, a restart of the Asterisk or an outage: how long pushes wait for its content.
+    /// After a start, a restart of the Asterisk or an outage: how long pushes wait at most for its content.
+    /// Longer than T2, the pause between its repetitions: what it could not tell comes before.
     pub hold_ms: u64,
     /// The shortest and the longest life of its publication here, in seconds.
     pub expires_min_s: u32,
@@ -112,7 +118,7 @@ impl Default for Times {
             ask_every_ms: 60_000,
             retry_min_ms: 500,
             retry_max_ms: 30_000,
-            hold_ms: 1_000,
+            hold_ms: 5_000,
             expires_min_s: 10,
             expires_max_s: 604_800,
             expires_s: 3_600,

@@ -181,7 +181,7 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
 
 fn run_node(file: &std::path::Path) -> Outcome {
     let config = crate::config::Config::load(file).map_err(|error| Failure::new(Exit::Usage, error))?;
-    crate::node::run(config).map_err(|error| Failure::new(Exit::Failed, error))?;
+    crate::node::run(config, file).map_err(|error| Failure::new(Exit::Failed, error))?;
     Ok(Exit::Done)
 }
 

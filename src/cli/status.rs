@@ -37,6 +37,16 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if let Some(seconds) = node.certificate_expires_unix_s {
         writeln!(out, "Certificate expires {}", utc(u64::try_from(seconds).unwrap_or(0)))?;
     }
+    if node.access.revoked_certificates > 0 {
+        writeln!(out, "Certificates revoked: {}", node.access.revoked_certificates)?;
+    }
+    for (eid, families) in &node.access.limited {
+        writeln!(
+            out,
+            "{eid} is trusted for: {}",
+            if families.is_empty() { "nothing".into() } else { families.join(", ") }
+        )?;
+    }
     for alarm in &node.alarms {
         writeln!(out, "ALARM: {alarm}")?;
     }
@@ -200,6 +210,7 @@ mod tests {
 
     use super::*;
     use crate::core::eid::Eid;
+    use crate::status::AccessStatus;
     use crate::status::{FamilyStatus, NodeStatus};
 
     fn member(last: u8, live: bool, connected: bool) -> MemberStatus {
@@ -235,6 +246,11 @@ mod tests {
                 ready: true,
                 since_unix_ms: 1_795_337_700_000,
                 certificate_expires_unix_s: Some(4_102_444_800),
+                access: AccessStatus {
+                    revoked_certificates: 1,
+                    limited: [(Eid::new([2, 0, 0, 0, 0, 2]), vec!["CF".into()])].into(),
+                    ..AccessStatus::default()
+                },
                 alarms: vec!["the clock of 02:00:00:00:00:02 is 3 h ahead".to_string()],
             },
             members: vec![member(1, true, true), member(2, true, false), member(3, false, false)],

@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use super::{Exit, Failure, Outcome};
-use crate::cluster::tls::{CA_CERT_FILE, CA_KEY_FILE, Issued, TlsError, init_ca, issue};
+use crate::cluster::tls::{
+    CA_CERT_FILE, CA_KEY_FILE, Issued, Revoked, Serial, TlsError, Wanted, init_ca, issue_wanted, revoke,
+};
 use crate::core::eid::Eid;
+use crate::core::path::Family;
 use crate::node::unix_ms;
 
 #[derive(Debug, Subcommand)]
@@ -35,6 +38,24 @@ pub enum TlsCommand {
         /// How many days the certificate is good for
         #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
+        /// A family that the others trust this node for, and what lies under it; once for each. Left out: all
+        #[arg(long = "family", value_name = "FAMILY")]
+        families: Vec<Family>,
+        /// Put the files of the EID's former certificate aside, as <eid>.1.pem and so on
+        #[arg(long, requires = "eid")]
+        renew: bool,
+    },
+    /// Add certificates to the list of revoked ones, crl.pem beside the CA
+    Revoke {
+        /// Where ca.pem, ca.key and the certificates are
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// A node of which every certificate that lies in DIR is revoked
+        #[arg(long = "eid", value_name = "EID", required_unless_present = "serials")]
+        eids: Vec<Eid>,
+        /// A certificate's serial number in hexadecimal, as openssl shows it, with or without colons
+        #[arg(long = "serial", value_name = "HEX", value_parser = serial)]
+        serials: Vec<Hex>,
     },
 }
 
@@ -54,14 +75,38 @@ pub fn run(command: &TlsCommand, out: &mut dyn Write) -> Outcome {
                 format_args!("{eid} is Asterisk's word for \"no EID\" ({})", dir.display()),
             ));
         }
-        TlsCommand::Issue { dir, eid, days } => {
-            let Issued { eid, cert, key } = issue(dir, *eid, *days, now_unix_s).map_err(failed)?;
+        TlsCommand::Issue { dir, eid, days, families, renew } => {
+            let wanted = Wanted { eid: *eid, families: families.clone(), valid_days: *days, renew: *renew };
+            let Issued { eid, cert, key } = issue_wanted(dir, &wanted, now_unix_s).map_err(failed)?;
             writeln!(out, "EID {eid}, good for {days} days.")?;
+            if !families.is_empty() {
+                let names: Vec<&str> = families.iter().map(Family::as_str).collect();
+                writeln!(out, "Trusted for these families only: {}", names.join(", "))?;
+            }
             print_files(&[cert, key], out)?;
             writeln!(out, "Name them, and ca.pem, under [tls] in the configuration of that server.")?;
         }
+        TlsCommand::Revoke { dir, eids, serials } => {
+            let serials: Vec<Serial> = serials.iter().map(|serial| serial.0.clone()).collect();
+            let Revoked { file, added, total } = revoke(dir, eids, &serials, now_unix_s).map_err(failed)?;
+            writeln!(out, "Wrote {}: {added} certificates more, {total} in all.", file.display())?;
+            writeln!(out, "Copy it to every server, name it as crl under [tls], and reload: systemctl reload kinfolk")?;
+        }
     }
     Ok(Exit::Done)
+}
+
+/// A serial number as it was given; clap would take a plain `Vec` for several arguments.
+#[derive(Clone, Debug)]
+pub struct Hex(Serial);
+
+fn serial(text: &str) -> Result<Hex, String> {
+    let digits: String = text.chars().filter(|c| *c != ':').collect();
+    let digits = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
+    let byte = |at: usize| digits.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+    let bytes: Option<Serial> = (0..digits.len()).step_by(2).map(byte).collect();
+    let bytes = bytes.filter(|bytes| (1..=20).contains(&bytes.len()));
+    bytes.map(Hex).ok_or_else(|| "1 to 40 hexadecimal digits are wanted".to_string())
 }
 
 fn print_files(files: &[PathBuf], out: &mut dyn Write) -> std::io::Result<()> {
@@ -87,12 +132,12 @@ mod tests {
         assert!(text.starts_with(&format!("Wrote {shown}/ca.pem\n")), "{text}");
         assert!(text.contains(&format!("kinfolk tls issue --dir {shown}")), "{text}");
         let eid = Some(Eid::new([2, 0, 0, 0, 0, 1]));
-        let text = output(&TlsCommand::Issue { dir: dir.clone(), eid, days: 3 });
+        let text = output(&TlsCommand::Issue { dir: dir.clone(), eid, days: 3, families: vec![], renew: false });
         assert!(
             text.starts_with(&format!("EID 02:00:00:00:00:01, good for 3 days.\nWrote {shown}/020000000001.pem\n")),
             "{text}"
         );
-        let text = output(&TlsCommand::Issue { dir, eid: None, days: 3 });
+        let text = output(&TlsCommand::Issue { dir, eid: None, days: 3, families: vec![], renew: false });
         let eid: Eid = text[4..4 + Eid::TEXT_BYTES].parse().expect("a random EID");
         assert_eq!(eid.bytes()[0] & 3, 2, "locally administered, and for one server");
     }

@@ -3,7 +3,7 @@
 //! Never here: records, and what follows from membership (that is `core::topology`). Invariants: an end of
 //! chitchat's task, by panic or otherwise, is survived; what is published is what was read, checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use super::gossip_transport::{MeshTransport, decode_all};
 use super::gossip_values::{self, Own};
 use super::members::{Members, View};
 use super::{GossipMessage, Mesh};
+use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::sketch::Root;
@@ -135,6 +136,7 @@ impl Gossip {
             head: 0,
             families: BTreeMap::new(),
             roots: BTreeMap::new(),
+            unreached: BTreeSet::new(),
         };
         let gossip = Gossip(Arc::new(Shared {
             config,
@@ -173,6 +175,15 @@ impl Gossip {
     /// The head of this node's change feed.
     pub fn set_head(&self, head: u64) {
         self.0.own.send_if_modified(|own| std::mem::replace(&mut own.head, head) != head);
+    }
+
+    /// Live members that this node needs and cannot connect.
+    pub fn set_unreached(&self, unreached: BTreeSet<Eid>) {
+        self.0.own.send_if_modified(|own| {
+            let changed = own.unreached != unreached;
+            own.unreached = unreached;
+            changed
+        });
     }
 
     /// All other nodes that are known, live and dead, by EID.

@@ -2,7 +2,7 @@
 //!
 //! Never here: records. Invariant: what others gossip is bounded and plain, or it is ignored and counted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::codec::PROTOCOL_VERSION;
 use crate::core::eid::Eid;
@@ -19,12 +19,15 @@ const PROTOCOL: &str = "protocol";
 const VERSION: &str = "version";
 const RUN: &str = "run";
 const HEAD: &str = "head";
+const UNREACHED: &str = "unreached";
 const FAMILY: &str = "family:";
 /// Of a family, the books included: the root of what this node has of it, 32 hex digits.
 const ROOT: &str = "root:";
 
 /// Families of one member that are looked at.
 const FAMILIES_MAX: usize = 4_096;
+/// Members that a node says it cannot reach. Of more, those with the least EIDs are told.
+const UNREACHED_MAX: usize = 256;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +39,7 @@ pub(super) struct Own {
     pub head: u64,
     pub families: BTreeMap<Family, Mode>,
     pub roots: BTreeMap<Family, Root>,
+    pub unreached: BTreeSet<Eid>,
 }
 
 impl Own {
@@ -48,6 +52,7 @@ impl Own {
             (VERSION.to_string(), self.version.clone()),
             (RUN.to_string(), self.run.to_string()),
             (HEAD.to_string(), self.head.to_string()),
+            (UNREACHED.to_string(), self.unreached_text()),
         ]);
         let (mut bytes, mut left_out) = (0, 0);
         for (family, mode) in &self.families {
@@ -66,6 +71,12 @@ impl Own {
             }
         }
         (values, left_out)
+    }
+
+    /// EIDs without their colons, in a row.
+    fn unreached_text(&self) -> String {
+        let hex = |eid: &Eid| eid.bytes().map(|byte| format!("{byte:02x}")).concat();
+        self.unreached.iter().take(UNREACHED_MAX).map(hex).collect()
     }
 }
 
@@ -104,6 +115,7 @@ struct Found {
     head: u64,
     families: BTreeMap<Family, Mode>,
     roots: BTreeMap<Family, Root>,
+    unreached: BTreeSet<Eid>,
 }
 
 impl Found {
@@ -123,6 +135,7 @@ impl Found {
                 let family = Family::new(key.strip_prefix(ROOT)?).ok()?;
                 self.roots.insert(family, value.parse().ok()?);
             }
+            UNREACHED => self.unreached = unreached(value)?,
             _ => {
                 let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
                 if self.families.len() >= FAMILIES_MAX {
@@ -145,6 +158,7 @@ impl Found {
             families: self.families,
             roots: self.roots,
             head: self.head,
+            unreached: self.unreached,
             live: false,
             connected: false,
         })
@@ -154,6 +168,24 @@ impl Found {
 fn plain(text: &str) -> Option<String> {
     let plain = !text.is_empty() && text.len() <= HELLO_TEXT_MAX_BYTES && !text.contains(char::is_control);
     plain.then(|| text.to_string())
+}
+
+fn unreached(text: &str) -> Option<BTreeSet<Eid>> {
+    const DIGITS: usize = 2 * Eid::BYTES;
+    if !text.len().is_multiple_of(DIGITS)
+        || text.len() > DIGITS * UNREACHED_MAX
+        || !text.bytes().all(|b| b.is_ascii_hexdigit())
+    {
+        return None;
+    }
+    let eid = |digits: &[u8]| {
+        let mut bytes = [0; Eid::BYTES];
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+        }
+        Some(Eid::new(bytes))
+    };
+    text.as_bytes().chunks_exact(DIGITS).map(eid).collect()
 }
 
 /// `host:port` with a port to dial.
@@ -179,6 +211,7 @@ mod tests {
             head: 7,
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
             roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
+            unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
         }
     }
 
@@ -195,6 +228,7 @@ mod tests {
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
         assert_eq!(member.roots, own().roots);
+        assert_eq!(member.unreached, own().unreached);
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
     }
 
@@ -208,13 +242,15 @@ mod tests {
     #[test]
     fn values_without_sense_are_ignored_and_counted_and_the_others_are_read() {
         let (mut values, _) = own().values(1_000);
-        for (key, value) in [("head", "-1"), ("family:a//b", "global"), ("family:b", "both"), ("version", "a\nb")] {
+        for (key, value) in
+            [("head", "-1"), ("family:a//b", "global"), ("family:b", "both"), ("version", "a\nb"), ("unreached", "02")]
+        {
             values.insert(key.into(), value.into());
         }
         values.insert("of a later version".into(), "whatever".into());
         let Read { member, ignored } = read(EID, pairs(&values));
         let member = member.expect("complete");
-        assert_eq!(ignored, 4);
+        assert_eq!(ignored, 5);
         assert_eq!((member.head, member.families), (0, own().families));
     }
 

@@ -8,6 +8,7 @@
 //! the tracker's and ends on cancel.
 
 mod accept;
+mod access;
 mod config;
 mod dial;
 mod link;
@@ -22,9 +23,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use access::{Cut, RefusedPeer};
 pub use config::{DEFAULT_PORT, MeshConfig};
 pub use table::{PeerInfo, Peers};
 
+use self::access::Access;
 use self::config::ms;
 use self::dial::Targets;
 use self::table::Table;
@@ -32,7 +35,10 @@ use super::counters::Counters;
 use super::tls::Identity;
 use crate::core::eid::Eid;
 use crate::core::message::Hello;
+use crate::core::path::Family;
 use crate::core::storage::Run;
+use crate::core::topology::Member;
+use crate::core::trust::Trust;
 
 /// Why the mesh did not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +51,8 @@ pub enum MeshError {
     NoAdvertise(SocketAddr),
     #[error("[cluster] advertise = \"{0}\" is not a host:port that resolves here")]
     Advertise(String),
+    #[error("the certificate is now that of {now}, this node runs as {running}: restart it if that is meant")]
+    OtherEid { running: Eid, now: Eid },
 }
 
 /// Why a stream to a peer was not opened.
@@ -90,6 +98,7 @@ struct Shared {
     advertise: String,
     gossip_address: SocketAddr,
     endpoint: Endpoint,
+    access: Access,
     counters: Counters,
     table: Mutex<Table>,
     targets: Mutex<Targets>,
@@ -119,18 +128,20 @@ impl Mesh {
         cancel: CancellationToken,
     ) -> Result<Mesh, MeshError> {
         config.check()?;
-        let endpoint = listen(&config, &identity)?;
+        let (eid, transport) = (identity.eid(), Arc::new(config.transport()));
+        let endpoint = listen(&config, &identity, &transport)?;
         let (advertise, gossip_address) = advertised(&config, &endpoint).await?;
         let (incoming, incoming_taken) = mpsc::channel(config.incoming_queue_max);
         let (gossip, gossip_taken) = mpsc::channel(config.gossip_inbox_max);
         let shared = Arc::new(Shared {
-            eid: identity.eid(),
+            eid,
             run,
             advertise,
             gossip_address,
             endpoint,
+            access: Access::new(identity, transport, config.trust.clone()),
             counters: Counters::default(),
-            table: Mutex::new(Table::new(identity.eid(), config.peers_max)),
+            table: Mutex::new(Table::new(eid, config.peers_max)),
             targets: Mutex::new(Targets::of_seeds(&config.seeds)),
             targets_changed: Notify::new(),
             duplicate: watch::Sender::new(false),
@@ -212,6 +223,79 @@ impl Mesh {
         }
     }
 
+    /// The other nodes to dial first, whole each time. Who is connected stays so.
+    pub fn set_seeds(&self, seeds: &[String]) {
+        if self.0.targets().set_seeds(seeds) {
+            self.0.targets_changed.notify_one();
+        }
+    }
+
+    /// Takes another certificate of the same EID, other CAs, lists and rules. New connections go by them at
+    /// once; those that stand are checked anew, and cut if they would not be made as they are.
+    pub fn reload(&self, identity: Identity, trust: Trust) -> Result<Vec<Cut>, MeshError> {
+        if identity.eid() != self.0.eid {
+            return Err(MeshError::OtherEid { running: self.0.eid, now: identity.eid() });
+        }
+        let server = self.0.access.replace(identity, trust);
+        self.0.endpoint.set_server_config(Some(server));
+        Ok(self.recheck())
+    }
+
+    /// Checks the connections that stand by the clock and the rules of now; says which it cut.
+    pub fn recheck(&self) -> Vec<Cut> {
+        let standing: Vec<_> = {
+            let table = self.0.table();
+            table.links().map(|link| (link.connection.clone(), link.info.grants.clone())).collect()
+        };
+        standing.into_iter().filter_map(|(connection, grants)| link::recheck(&self.0, &connection, &grants)).collect()
+    }
+
+    /// Whether the peer may be served, followed in, and believed to share the family. What this node's own
+    /// certificate does not name, others would refuse it.
+    pub fn allows(&self, peer: Eid, family: &Family) -> bool {
+        if !self.0.access.own_grants_allow(family) {
+            return false;
+        }
+        let linked = self.0.table().link(peer).map(|link| link.info.grants.allow(family));
+        linked.unwrap_or_else(|| self.0.access.last_known(peer).allow(family))
+    }
+
+    /// The members, without the families that they are not trusted for.
+    pub fn trusted(&self, members: Arc<Vec<Member>>) -> Arc<Vec<Member>> {
+        let within = |member: &Member| member.families.keys().all(|family| self.allows(member.eid, family));
+        if members.iter().all(within) {
+            return members;
+        }
+        let trusted = members.iter().cloned().map(|mut member| {
+            member.families.retain(|family, _| self.allows(member.eid, family));
+            member
+        });
+        Arc::new(trusted.collect())
+    }
+
+    /// For whoever turns a peer away because of a family. Logged once an hour each.
+    pub fn note_not_allowed(&self, peer: Eid, family: &Family) {
+        self.0.counters.refuse("family_not_allowed");
+        if self.0.access.note_not_allowed(peer, family) {
+            tracing::warn!(%peer, %family, "refused a follower: the peer, or this node, is not trusted for the family");
+        }
+    }
+
+    /// Changes when somebody is trusted for more, or less, than before.
+    pub fn trust_changes(&self) -> watch::Receiver<u64> {
+        self.0.access.changes()
+    }
+
+    /// The certificate in use, and what is trusted by it.
+    pub fn identity(&self) -> Identity {
+        self.0.access.identity()
+    }
+
+    /// Peers refused of late because their certificate is revoked or not trusted any more.
+    pub fn refused_peers(&self) -> BTreeMap<Eid, RefusedPeer> {
+        self.0.access.refused()
+    }
+
     /// Opens a stream of request and answer. The first frame says what is wanted.
     pub async fn open_bi(&self, peer: Eid) -> Result<(SendStream, RecvStream), OpenError> {
         let connection =
@@ -290,20 +374,18 @@ impl Shared {
             site: self.config.site.clone(),
             advertise: self.advertise.clone(),
             version: self.config.version.clone(),
+            protocol: self.config.protocol,
         }
     }
 }
 
-fn listen(config: &MeshConfig, identity: &Identity) -> Result<Endpoint, MeshError> {
+fn listen(
+    config: &MeshConfig,
+    identity: &Identity,
+    transport: &Arc<quinn::TransportConfig>,
+) -> Result<Endpoint, MeshError> {
     let fault = |source| MeshError::Listen { listen: config.listen, source };
-    let transport = Arc::new(config.transport());
-    let mut server = identity.server_config();
-    server.transport_config(transport.clone());
-    let mut client = identity.client_config();
-    client.transport_config(transport);
-    let mut endpoint = Endpoint::server(server, config.listen).map_err(fault)?;
-    endpoint.set_default_client_config(client);
-    Ok(endpoint)
+    Endpoint::server(access::server_config(identity, transport), config.listen).map_err(fault)
 }
 
 async fn advertised(config: &MeshConfig, endpoint: &Endpoint) -> Result<(String, SocketAddr), MeshError> {

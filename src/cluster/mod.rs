@@ -19,7 +19,8 @@ pub mod tls;
 pub use counters::{Counter, Counters, REFUSALS};
 pub use gossip::{Gossip, GossipConfig, GossipError};
 pub use mesh::{
-    DEFAULT_PORT, GossipMessage, Incoming, Mesh, MeshConfig, MeshError, OpenError, PeerInfo, Peers, Traffic,
+    Cut, DEFAULT_PORT, GossipMessage, Incoming, Mesh, MeshConfig, MeshError, OpenError, PeerInfo, Peers, RefusedPeer,
+    Traffic,
 };
 
 #[cfg(test)]

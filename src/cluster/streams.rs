@@ -29,14 +29,17 @@ use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::{Apply, Input};
 use crate::core::storage::Reads;
-use crate::core::topology::{self, Member, ModeConflict};
+use crate::core::topology::{self, Loss, Me, Member, ModeConflict, Patience, Plan, Shared as SharedFamilies};
 use crate::core::verify::VerifyConfig;
 use crate::store::writer::{Database, Published};
 
 /// Limits and times of the follow streams.
 #[derive(Clone, Debug)]
 pub struct StreamsConfig {
-    /// A live member that cannot be connected for this long is reached through the neighbours.
+    /// A needed connection that is missing for this long is replaced by one to a stand-by.
+    pub late_patience_ms: u64,
+    /// A needed live member that cannot be connected for this long is told to be out of reach, and its records
+    /// are fetched over others.
     pub unreachable_patience_ms: u64,
     /// How often a source tells a quiet follower that it is complete further, at most.
     pub idle_frame_ms: u64,
@@ -57,7 +60,8 @@ pub struct StreamsConfig {
 impl Default for StreamsConfig {
     fn default() -> Self {
         Self {
-            unreachable_patience_ms: 10_000,
+            late_patience_ms: 1_000,
+            unreachable_patience_ms: 15_000,
             idle_frame_ms: 1_000,
             request_timeout_ms: 5_000,
             backoff_min_ms: 50,
@@ -75,12 +79,24 @@ pub type Members = Arc<Vec<Member>>;
 /// How far each followed stream is, by source and family.
 pub type Follows = BTreeMap<(Eid, Family), Progress>;
 
+/// What the plan needs of the other rooms.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Members to which a connection is needed.
+    pub dial: BTreeSet<Eid>,
+    /// Those of them that live and could not be connected for long: to be gossiped.
+    pub unreached: BTreeSet<Eid>,
+    /// Families for which this node is its site's relay.
+    pub relay_of: BTreeSet<Family>,
+}
+
 /// What the streams tell the node.
 #[derive(Clone)]
 pub struct Streams {
     follows: watch::Sender<Follows>,
     conflicts: watch::Sender<Vec<ModeConflict>>,
     verifies: Arc<Verifies>,
+    needs: watch::Sender<Needs>,
 }
 
 impl Streams {
@@ -104,9 +120,15 @@ impl Streams {
         self.conflicts.borrow().clone()
     }
 
-    /// Whether this node has, of some source, every family that it follows there.
+    /// What the plan needs, whole each time.
+    pub fn watch_needs(&self) -> watch::Receiver<Needs> {
+        self.needs.subscribe()
+    }
+
+    /// Whether this node has, of some source, every family that it follows there and is served.
     pub fn caught_up_with_one(&self) -> bool {
-        let follows = self.follows.borrow();
+        let mut follows = self.follows.borrow().clone();
+        follows.retain(|_, progress| !progress.turned_away);
         let sources: BTreeSet<Eid> = follows.keys().map(|(source, _)| *source).collect();
         sources
             .into_iter()
@@ -152,8 +174,12 @@ pub fn start<R: Reads>(
     tracker: TaskTracker,
     cancel: CancellationToken,
 ) -> Streams {
-    let streams =
-        Streams { follows: watch::Sender::default(), conflicts: watch::Sender::default(), verifies: Arc::default() };
+    let streams = Streams {
+        follows: watch::Sender::default(),
+        conflicts: watch::Sender::default(),
+        verifies: Arc::default(),
+        needs: watch::Sender::default(),
+    };
     let answering = Semaphore::new(config.verify.served_max);
     let (refetch, refetches) = mpsc::channel(64);
     let fetching = Mutex::default();
@@ -169,9 +195,11 @@ pub fn start<R: Reads>(
 struct Planner<R> {
     room: Shared<R>,
     members: watch::Receiver<Members>,
+    trust: watch::Receiver<u64>,
     published: watch::Receiver<Arc<Published>>,
-    /// Since when a live member has not been connected.
-    missed: BTreeMap<Eid, Instant>,
+    /// Patience counts from here.
+    began: Instant,
+    patience: Patience,
     running: BTreeMap<(Eid, Family), (Classes, CancellationToken)>,
     told_elsewhere: BTreeMap<Family, Vec<(Eid, Mode)>>,
     /// What a verify found to be followed anew better, from the beginning.
@@ -180,12 +208,15 @@ struct Planner<R> {
 
 impl<R: Reads> Planner<R> {
     fn new(room: Shared<R>, members: watch::Receiver<Members>, refetches: mpsc::Receiver<(Eid, Family)>) -> Self {
-        let published = room.database.watch();
+        let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
+        let patience = Patience::new(room.config.late_patience_ms, room.config.unreachable_patience_ms);
         Self {
             room,
             members,
+            trust,
             published,
-            missed: BTreeMap::new(),
+            began: Instant::now(),
+            patience,
             running: BTreeMap::new(),
             told_elsewhere: BTreeMap::new(),
             refetches,
@@ -208,9 +239,8 @@ impl<R: Reads> Planner<R> {
     /// Waits until members or shared families change, or a member has been missed for long enough.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         let families = self.published.borrow_and_update().ledger.families.clone();
-        let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
         let out_of_patience =
-            self.missed.values().map(|since| *since + patience).filter(|at| *at > Instant::now()).min();
+            self.patience.next_change_ms(self.now_ms()).map(|at_ms| self.began + Duration::from_millis(at_ms));
         let patience_ends = async {
             match out_of_patience {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -222,6 +252,7 @@ impl<R: Reads> Planner<R> {
             biased;
             refetch = self.refetches.recv() => refetch,
             changed = self.members.changed() => return changed,
+            changed = self.trust.changed() => return changed,
             changed = families_change => return changed.map(|_| ()),
             () = patience_ends => return Ok(()),
         };
@@ -251,10 +282,11 @@ impl<R: Reads> Planner<R> {
     }
 
     async fn replan(&mut self) {
-        let members = self.members.borrow_and_update().clone();
+        self.trust.borrow_and_update();
+        let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
         let shared = self.room.database.published().ledger.families.shared();
-        let plan = topology::plan(self.room.mesh.eid(), &shared, &self.within_patience(&members));
+        let plan = self.plan(&shared, &members);
         self.room.streams.conflicts.send_if_modified(|conflicts| {
             let changed = *conflicts != plan.conflicts;
             if changed {
@@ -297,22 +329,24 @@ impl<R: Reads> Planner<R> {
         }
     }
 
-    /// The members, less those that were lost a moment ago: a member is out of reach only when it has been
-    /// believed alive without a connection for a while, else every restart would ask for everything.
-    fn within_patience(&mut self, members: &[Member]) -> Vec<Member> {
-        let patience = Duration::from_millis(self.room.config.unreachable_patience_ms);
-        let me = self.room.mesh.eid();
-        let now = Instant::now();
-        let missing: BTreeSet<Eid> = members
-            .iter()
-            .filter(|member| member.eid != me && member.live && !member.connected)
-            .map(|member| member.eid)
-            .collect();
-        self.missed.retain(|eid, _| missing.contains(eid));
-        for eid in missing {
-            self.missed.entry(eid).or_insert(now);
-        }
-        let just_missed = |member: &&Member| self.missed.get(&member.eid).is_some_and(|since| now < *since + patience);
-        members.iter().filter(|member| !just_missed(member)).cloned().collect()
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn plan(&mut self, shared: &SharedFamilies, members: &[Member]) -> Plan {
+        let now_ms = self.now_ms();
+        let site = self.room.mesh.config().site.clone();
+        let losses = self.patience.losses(members, now_ms);
+        let plan = topology::plan(Me { eid: self.room.mesh.eid(), site: &site }, shared, members, &losses);
+        self.patience.need(&plan.dial, members, now_ms);
+        let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
+        let unreached = missed.map(|(eid, _)| *eid).collect();
+        let needs = Needs { dial: plan.dial.clone(), unreached, relay_of: plan.relay_of.clone() };
+        self.room.streams.needs.send_if_modified(|last| {
+            let changed = *last != needs;
+            *last = needs;
+            changed
+        });
+        plan
     }
 }

@@ -4,10 +4,13 @@
 //! done by the standard verifiers of rustls: every node's certificate also carries the one fixed DNS name
 //! [`NODE_DNS_NAME`], which a dialler asks for whatever address it dials.
 //!
-//! Never here: a certificate verifier of our own, a process-wide crypto provider, the wall clock.
+//! Never here: a certificate verifier of our own, a process-wide crypto provider, the wall clock (but the one
+//! that rustls itself reads when it verifies a peer).
 //! Invariant: an [`Identity`] that loaded is one that peers with the same CA accept, until it expires.
 
+mod grants;
 mod issue;
+mod revoke;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,17 +22,21 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, RootCertStore};
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub use issue::{CA_CERT_FILE, CA_KEY_FILE, CA_VALID_DAYS, Issued, NODE_VALID_DAYS, init_ca, issue};
+pub use grants::{FAMILY_URI_PREFIX, certificate_grants};
+pub use issue::{
+    CA_CERT_FILE, CA_KEY_FILE, CA_VALID_DAYS, Issued, NODE_VALID_DAYS, Wanted, init_ca, issue, issue_wanted,
+};
+pub use revoke::{CRL_FILE, Revoked, Serial, revoke};
 
 use crate::core::eid::{Eid, EidError};
+use crate::core::trust::Grants;
 
 /// The DNS name that every node's certificate carries.
 pub const NODE_DNS_NAME: &str = "node.kinfolk.internal";
@@ -63,6 +70,12 @@ pub enum TlsError {
     Eid { path: PathBuf, source: CertificateEidError },
     #[error("{path} cannot be used: {reason}; make a new one with 'kinfolk tls'")]
     Unusable { path: PathBuf, reason: String },
+    #[error("the certificate {0} is revoked; make a new one with 'kinfolk tls issue --renew'")]
+    Revoked(PathBuf),
+    #[error(
+        "no certificate of {eid} lies in {dir}; name it by its serial number, or refuse the EID with [tls] revoked"
+    )]
+    NoCertificateOf { eid: Eid, dir: PathBuf },
     #[error("the EID 00:00:00:00:00:00 stands for 'none'; choose another, or let one be drawn")]
     EmptyEid,
     #[error("cannot make {what}: {source}")]
@@ -82,39 +95,65 @@ pub enum CertificateEidError {
     Eid(#[from] EidError),
     #[error("it carries the EID that stands for 'none'")]
     Empty,
+    #[error("one of its names of the form {FAMILY_URI_PREFIX}… is no family")]
+    Family,
 }
 
 /// The EID that a certificate is issued to.
 pub fn certificate_eid(certificate: &CertificateDer<'_>) -> Result<Eid, CertificateEidError> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateEidError::Malformed)?;
-    let names = parsed.subject_alternative_name().map_err(|_| CertificateEidError::Malformed)?;
-    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    let eids: Vec<&str> = names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix(EID_URI_PREFIX),
-            _ => None,
-        })
-        .collect();
+    let uris = grants::uris(certificate)?;
+    let eids: Vec<&str> = uris.iter().filter_map(|uri| uri.strip_prefix(EID_URI_PREFIX)).collect();
     let [text] = eids[..] else { return Err(CertificateEidError::NotOne(eids.len())) };
     let eid: Eid = text.parse()?;
     if eid.is_empty() { Err(CertificateEidError::Empty) } else { Ok(eid) }
 }
 
-/// The EID in the verified certificate of the peer on the other side.
-pub fn peer_eid(connection: &quinn::Connection) -> Result<Eid, CertificateEidError> {
+/// The verified certificates of the peer on the other side, its own first.
+pub fn peer_chain(connection: &quinn::Connection) -> Result<Vec<CertificateDer<'static>>, CertificateEidError> {
     let identity = connection.peer_identity().ok_or(CertificateEidError::NoCertificate)?;
     let chain = identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| CertificateEidError::NoCertificate)?;
-    certificate_eid(chain.first().ok_or(CertificateEidError::NoCertificate)?)
+    if chain.is_empty() { Err(CertificateEidError::NoCertificate) } else { Ok(*chain) }
 }
 
-/// A node's certificate, key and CA, checked against each other.
+/// The EID in the verified certificate of the peer on the other side.
+pub fn peer_eid(connection: &quinn::Connection) -> Result<Eid, CertificateEidError> {
+    certificate_eid(&peer_chain(connection)?[0])
+}
+
+/// Where an identity is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// May hold several certificates: while the CA is changed, those of the old and the new one.
+    pub ca: PathBuf,
+    /// May hold intermediates behind the node's own certificate.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Lists of revoked certificates, one for each CA that has one.
+    pub crl: Option<PathBuf>,
+}
+
+/// Why a certificate that was good once is good no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Distrust {
+    #[error("its certificate is revoked")]
+    Revoked,
+    #[error("its certificate has expired")]
+    Expired,
+    #[error("its certificate is not of a CA that is trusted here")]
+    Ca,
+}
+
+/// A node's certificate, key, CAs and revocation lists, checked against each other.
 #[derive(Clone)]
 pub struct Identity {
     eid: Eid,
     expires_unix_s: i64,
+    grants: Grants,
+    revoked: usize,
     server: Arc<QuicServerConfig>,
     client: Arc<QuicClientConfig>,
+    /// Checks what a handshake checks, and the lists of revoked certificates.
+    checker: Arc<dyn ClientCertVerifier>,
 }
 
 impl fmt::Debug for Identity {
@@ -124,19 +163,53 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads the three files and checks all that can be checked before a peer does. `ca` may hold several
-    /// certificates (a change of CA), `cert` may hold intermediates behind the node's own.
-    pub fn load(ca: &Path, cert: &Path, key: &Path, now_unix_s: u64) -> Result<Self, TlsError> {
-        let files = Files { ca, cert, key };
+    /// Reads the files and checks all that can be checked before a peer does.
+    pub fn load_files(paths: &IdentityFiles, now_unix_s: u64) -> Result<Self, TlsError> {
+        let files = Files { ca: &paths.ca, cert: &paths.cert, key: &paths.key, crl: paths.crl.as_deref() };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = files.roots()?;
+        let authorities = certificates(files.ca)?;
+        let roots = files.roots(&authorities)?;
+        let lists = files.crl.map(revoke::load).transpose()?.unwrap_or_default();
+        let revoked = files.crl.map_or(Ok(0), |file| revoke::check(file, &lists, &authorities))?;
         let chain = files.chain()?;
         let certified = files.certified_key(chain.clone(), &provider)?;
-        let verifiers = files.verify(&roots, &chain, &provider, now_unix_s)?;
-        let eid = certificate_eid(&chain[0]).map_err(|source| TlsError::Eid { path: cert.into(), source })?;
+        let checker = files.checker(&roots, lists, &provider)?;
+        let verifiers = files.verify(&roots, &chain, &provider, &checker, now_unix_s)?;
+        let named = |source| TlsError::Eid { path: paths.cert.clone(), source };
+        let (eid, grants) = (certificate_eid(&chain[0]).map_err(named)?, certificate_grants(&chain[0]).map_err(named)?);
         let expires_unix_s = files.expires_unix_s(&chain[0])?;
         let (server, client) = files.configs(verifiers, certified, provider)?;
-        Ok(Self { eid, expires_unix_s, server, client })
+        Ok(Self { eid, expires_unix_s, grants, revoked, server, client, checker })
+    }
+
+    /// The same without a list of revoked certificates.
+    pub fn load(ca: &Path, cert: &Path, key: &Path, now_unix_s: u64) -> Result<Self, TlsError> {
+        Self::load_files(&IdentityFiles { ca: ca.into(), cert: cert.into(), key: key.into(), crl: None }, now_unix_s)
+    }
+
+    /// Whether a peer's certificates are good as of now: those of a new connection, which the handshake found
+    /// good but for the lists, and those of one that stands when something has changed.
+    pub fn check(&self, chain: &[CertificateDer<'static>]) -> Result<(), Distrust> {
+        use CertificateError as Fault;
+        let (own, intermediates) = chain.split_first().ok_or(Distrust::Ca)?;
+        match self.checker.verify_client_cert(own, intermediates, UnixTime::now()) {
+            Ok(_) => Ok(()),
+            Err(rustls::Error::InvalidCertificate(Fault::Revoked)) => Err(Distrust::Revoked),
+            Err(rustls::Error::InvalidCertificate(Fault::Expired | Fault::ExpiredContext { .. })) => {
+                Err(Distrust::Expired)
+            }
+            Err(_) => Err(Distrust::Ca),
+        }
+    }
+
+    /// The families that this node's certificate names.
+    pub fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// How many certificates are on the lists of revoked ones.
+    pub fn revoked(&self) -> usize {
+        self.revoked
     }
 
     /// The EID of this node.
@@ -172,15 +245,32 @@ struct Files<'a> {
     ca: &'a Path,
     cert: &'a Path,
     key: &'a Path,
+    crl: Option<&'a Path>,
 }
 
 impl Files<'_> {
-    fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
+    fn roots(&self, authorities: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, TlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(self.ca)? {
-            roots.add(certificate).map_err(|error| unusable(self.ca, error))?;
+        for certificate in authorities {
+            roots.add(certificate.clone()).map_err(|error| unusable(self.ca, error))?;
         }
         Ok(Arc::new(roots))
+    }
+
+    /// Of a CA without a list nothing is revoked. A list has no date of expiry here: nodes must go on when
+    /// nobody makes a new one.
+    fn checker(
+        &self,
+        roots: &Arc<RootCertStore>,
+        lists: Vec<CertificateRevocationListDer<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
+            .with_crls(lists)
+            .only_check_end_entity_revocation()
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| unusable(self.crl.unwrap_or(self.ca), error))
     }
 
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -211,6 +301,7 @@ impl Files<'_> {
         roots: &Arc<RootCertStore>,
         chain: &[CertificateDer<'static>],
         provider: &Arc<CryptoProvider>,
+        checker: &Arc<dyn ClientCertVerifier>,
         now_unix_s: u64,
     ) -> Result<Verifiers, TlsError> {
         let server = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
@@ -223,6 +314,7 @@ impl Files<'_> {
         let (own, intermediates) = chain.split_first().expect("a chain that loaded has a certificate");
         server.verify_server_cert(own, intermediates, &node_name(), &[], now).map_err(|error| self.rejected(error))?;
         client.verify_client_cert(own, intermediates, now).map_err(|error| self.rejected(error))?;
+        checker.verify_client_cert(own, intermediates, now).map_err(|error| self.rejected(error))?;
         Ok(Verifiers { server, client })
     }
 
@@ -236,6 +328,10 @@ impl Files<'_> {
             }
             rustls::Error::InvalidCertificate(Fault::UnknownIssuer | Fault::BadSignature) => {
                 TlsError::ForeignCa { cert: path, ca: self.ca.into() }
+            }
+            rustls::Error::InvalidCertificate(Fault::Revoked) => TlsError::Revoked(path),
+            rustls::Error::InvalidCertRevocationList(error) => {
+                unusable(self.crl.unwrap_or(self.ca), format!("{error:?}"))
             }
             other => unusable(self.cert, other),
         }

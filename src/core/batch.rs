@@ -33,6 +33,8 @@ macro_rules! step {
     };
 }
 
+mod adapted;
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -93,6 +95,7 @@ impl<'a, W: Write> Batch<'a, W> {
                 Ok(Outcome::Noted)
             }
             Input::Admit => self.admit()?,
+            Input::Adapter(adapted) => self.adapter(adapted)?,
         };
         Ok(outcome.unwrap_or_else(Outcome::Refused))
     }
@@ -271,6 +274,7 @@ impl<'a, W: Write> Batch<'a, W> {
         if mode == Mode::Unique && !mutant!(RehomeForgotten) {
             self.rehome(&family, None, Some(eid))?;
         }
+        self.spread_what_crossed(&family, mode)?;
         let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
         self.sum_shared(&family, mode)?;
@@ -320,6 +324,22 @@ impl<'a, W: Write> Batch<'a, W> {
                 stored.register.merge(there.register);
             }
             self.write.put_record(&key, &stored)?;
+        }
+        Ok(())
+    }
+
+    /// What is here when a family is shared is for this node to spread, wherever it came from once: as crossed
+    /// it would not be served to other sites. Followers compare with a new sharing, so places in the feed stay.
+    fn spread_what_crossed(&mut self, family: &Family, mode: Mode) -> Result<(), StoreError> {
+        let mut crossed = Vec::new();
+        self.write.scan(Span::Under(family), &mut |(key, stored)| {
+            if stored.class.crossed() && key.path.key_in(family).is_some() && mode.owns(&key) {
+                crossed.push((key, stored));
+            }
+            ControlFlow::Continue(())
+        })?;
+        for (key, stored) in crossed {
+            self.write.put_record(&key, &Stored { class: Class::Near, ..stored })?;
         }
         Ok(())
     }
@@ -413,7 +433,14 @@ impl<'a, W: Write> Batch<'a, W> {
                 self.losers.push(Loser::new(key, &register, winner, How::Late, self.now));
                 merges.lost += 1;
             }
-            Merge::Same => merges.same += 1,
+            Merge::Same => {
+                merges.same += 1;
+                // It came over another site first. Kept as crossed, it would not be served as this site's own.
+                let nearer = class == Class::Near && !mutant!(NearerClassIgnored);
+                if nearer && existing.as_ref().is_some_and(|stored| stored.class.crossed()) {
+                    self.store(key, register, class, existing.as_ref())?;
+                }
+            }
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::eid::Eid;
 use super::family::Mode;
 use super::message::{Compare, Entries, Follow, FollowReply, Gossip, Hello, Reconcile};
 use super::path::{Family, PATH_MAX_BYTES, Path, VALUE_MAX_BYTES, Value};
+use super::protocol::Versions;
 use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Register, value_hash};
 use super::storage::{Cursor, Run};
@@ -74,10 +75,12 @@ fn a_hello_has_this_form() {
         site: "ulm".into(),
         advertise: "a:7480".into(),
         version: "0.1.0".into(),
+        protocol: Versions { min: 1, max: 2 },
     };
     let cluster_and_eid = "0300000000000000 6b696e 0200000001ab";
     let site_and_address = "0300000000000000 756c6d 0600000000000000 613a37343830";
-    golden(&hello, &["4b46 01 01 3f000000", cluster_and_eid, RUN_HEX, site_and_address, "0500000000000000 302e312e30"]);
+    let version_and_protocol = "0500000000000000 302e312e30 01 02";
+    golden(&hello, &["4b46 01 01 41000000", cluster_and_eid, RUN_HEX, site_and_address, version_and_protocol]);
 }
 
 #[test]

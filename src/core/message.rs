@@ -7,6 +7,7 @@ use super::codec::Message;
 use super::eid::Eid;
 use super::family::Mode;
 use super::path::Family;
+use super::protocol::Versions;
 use super::record::{Classes, Record};
 use super::sketch::Root;
 use super::storage::{Cursor, Run};
@@ -14,7 +15,8 @@ use super::storage::{Cursor, Run};
 /// The longest text a hello may carry in one of its fields, in bytes.
 pub const HELLO_TEXT_MAX_BYTES: usize = 256;
 
-/// The first frame of each side on a new connection.
+/// The first frame of each side on a new connection. It never changes: by it two nodes find out what they have in
+/// common.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The cluster's name: nodes of another cluster are refused.
@@ -27,6 +29,8 @@ pub struct Hello {
     pub advertise: String,
     /// The program's version, for people.
     pub version: String,
+    /// The versions of the protocol that it speaks.
+    pub protocol: Versions,
 }
 
 /// A follower's request, the first frame on a follow stream. The scope is the follower's to name.

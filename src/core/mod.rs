@@ -31,6 +31,7 @@ pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;
 pub mod path;
+pub mod protocol;
 pub mod reconcile;
 pub mod record;
 pub mod register;
@@ -43,5 +44,6 @@ mod session_test;
 pub mod sketch;
 pub mod storage;
 pub mod topology;
+pub mod trust;
 pub mod verify;
 pub mod view;

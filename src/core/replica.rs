@@ -79,6 +79,26 @@ pub enum Input {
     },
     /// Enters this node in the cluster's books, unless it stands there.
     Admit,
+    Adapter(Adapted),
+}
+
+/// Writes of an attached server, and the adapter's own rows that tell of them: one transaction, or none of
+/// it if one of the writes is refused. Without writes it only keeps rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adapted {
+    pub writes: Vec<AdapterWrite>,
+    /// None takes a row out.
+    pub rows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+/// A write of an attached server. Unlike a user's it names the record itself, since a server writes its own
+/// copies of a unique family under its own EID, and it leaves a tombstone also where nothing was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterWrite {
+    pub key: RecordKey,
+    pub value: Option<Value>,
+    /// Written only if the key has no register, not even a tombstone.
+    pub only_if_absent: bool,
 }
 
 /// One line of an import. Without a stamp it is a new write.
@@ -123,6 +143,10 @@ pub enum Outcome {
     Unshared,
     Imported(Imported),
     Applied(Merges),
+    /// How many writes of an [`Input::Adapter`] were made: all but those that were only for an absent key.
+    Adapted {
+        written: u64,
+    },
     /// [`Input::Elsewhere`] and [`Input::Admit`].
     Noted,
     Refused(Refusal),

@@ -9,7 +9,7 @@ use super::eid::Eid;
 use super::family::{Mode, ShareError};
 use super::message::{Follow, FollowReply};
 use super::path::{Family, Path, Value};
-use super::record::{Classes, Record, RecordKey};
+use super::record::{Class, Classes, Record, RecordKey};
 use super::register::{Register, value_hash};
 use super::replica::{Alarm, Apply, Committed, ImportLine, Input, Outcome, Refusal, Replica, Settings};
 use super::session::{Follower, Next, Source};
@@ -693,4 +693,35 @@ fn a_node_enters_itself_in_the_books_once_and_the_books_are_replicated_but_not_s
     follow(&a, &mut b, "__kinfolk", Mode::Global);
     let record = b.read().expect("reads").record(&plain("/__kinfolk/member/02:00:00:00:00:01")).expect("reads");
     assert!(record.is_some());
+}
+
+/// The same record from another site, or from this one; gives the class that it has then, and what was done.
+fn arrives(node: &mut TestReplica, crossing: bool) -> (Class, Committed) {
+    let Input::Apply(apply) = arriving(2, "foo", vec![(plain("/foo/k"), register(2, NOW, Some("v")))]) else {
+        unreachable!("it is one");
+    };
+    let committed = handle(node, Input::Apply(Apply { crossing, cursor: None, ..apply }));
+    (class_of(node), committed)
+}
+
+fn class_of(node: &TestReplica) -> Class {
+    node.read().expect("reads").record(&plain("/foo/k")).expect("reads").expect("it is there").class
+}
+
+#[test]
+fn a_record_that_came_over_another_site_first_is_kept_as_this_sites_own_when_it_comes_from_here() {
+    let mut node = sharing_foo(1);
+    assert_eq!(arrives(&mut node, true).0, Class::Far);
+    let (class, nearer) = arrives(&mut node, false);
+    assert_eq!((class, nearer.touched[&family("foo")]), (Class::Near, Classes::NEAR), "and followers are woken");
+    assert!(!arrives(&mut node, true).1.changed, "it never goes back");
+}
+
+#[test]
+fn what_had_crossed_before_a_family_was_shared_is_for_this_node_to_spread() {
+    let mut node = sharing_foo(1);
+    arrives(&mut node, true);
+    one(&mut node, unshare("foo"));
+    one(&mut node, share("foo", Mode::Global));
+    assert_eq!(class_of(&node), Class::Near);
 }

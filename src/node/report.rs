@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 use super::alarms::Alarms;
+use super::reload::Reloader;
 use super::{expires_soon, unix_ms};
 use crate::cluster::streams::{Agreement, Follows, Streams};
 use crate::cluster::{Gossip, Mesh};
@@ -17,7 +18,9 @@ use crate::core::replica::Tally;
 use crate::core::storage::Reads;
 use crate::core::topology::Member;
 use crate::metrics::Extra;
-use crate::status::{AgreementStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus, Status};
+use crate::status::{
+    AccessStatus, AgreementStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus, RefusedStatus, Status,
+};
 use crate::store::writer::{Database, Published};
 
 pub struct Reporter<R> {
@@ -28,7 +31,7 @@ pub struct Reporter<R> {
     pub alarms: Alarms,
     pub ready: Arc<AtomicBool>,
     pub since_unix_ms: u64,
-    pub certificate_expires_unix_s: i64,
+    pub reloader: Reloader,
 }
 
 impl<R: Reads> Reporter<R> {
@@ -43,6 +46,7 @@ impl<R: Reads> Reporter<R> {
             refused: self.mesh.counters().refused().into_iter().collect(),
             verifies: self.streams.verifies().outcomes().into_iter().collect(),
             verify_traffic: self.streams.verifies().traffic(),
+            reloads: self.reloader.counts(),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
         };
         (status, extra)
@@ -58,8 +62,9 @@ impl<R: Reads> Reporter<R> {
             head: published.ledger.head,
             ready: self.ready.load(Ordering::Acquire) && !duplicate_eid,
             since_unix_ms: self.since_unix_ms,
-            certificate_expires_unix_s: Some(self.certificate_expires_unix_s),
+            certificate_expires_unix_s: Some(self.mesh.identity().expires_unix_s()),
             alarms: self.alarm_texts(published, duplicate_eid),
+            access: self.access(),
         }
     }
 
@@ -75,15 +80,48 @@ impl<R: Reads> Reporter<R> {
         if let Some(fault) = &published.fault {
             alarms.push(format!("the last write failed: {fault}"));
         }
-        if let Some(days) = expires_soon(self.certificate_expires_unix_s) {
-            alarms.push(format!("the certificate expires in {days} days: make a new one with kinfolk tls issue --eid"));
+        if let Some(days) = expires_soon(self.mesh.identity().expires_unix_s()) {
+            alarms
+                .push(format!("the certificate expires in {days} days: make a new one with kinfolk tls issue --renew"));
         }
+        self.trust_alarms(published, &mut alarms);
         alarms.extend(self.streams.conflicts().iter().map(|conflict| {
             let (family, member, mode) = (&conflict.family, conflict.member, conflict.mode);
             format!("{member} shares '{family}' as {mode}, this node does not: no exchange until one of them changes")
         }));
         alarms.extend(self.alarms.texts(unix_ms()));
         alarms
+    }
+
+    /// What is wrong with the certificate and the configuration of this node, and who is refused for theirs.
+    fn trust_alarms(&self, published: &Published, alarms: &mut Vec<String>) {
+        if let Some(fault) = self.reloader.fault() {
+            alarms.push(format!("the last reload changed nothing: {fault}"));
+        }
+        let identity = self.mesh.identity();
+        let shared = published.ledger.families.marks().keys();
+        alarms.extend(shared.filter(|family| !identity.grants().allow(family)).map(|family| {
+            format!("this node's certificate does not name the shared family '{family}': others do not exchange it")
+        }));
+        alarms.extend(self.mesh.refused_peers().into_values().map(|refused| format!("refused: {}", refused.why)));
+    }
+
+    /// What the others are trusted for, where that is not everything.
+    fn access(&self) -> AccessStatus {
+        let now = Instant::now();
+        let refused = self.mesh.refused_peers().into_iter().map(|(eid, refused)| RefusedStatus {
+            eid,
+            why: refused.why,
+            last_ms_ago: u64::try_from((now - refused.last).as_millis()).unwrap_or(u64::MAX),
+        });
+        let peers = self.mesh.peers();
+        let peers = peers.borrow();
+        let limited = peers.iter().filter_map(|(eid, peer)| Some((*eid, peer.grants.names()?)));
+        AccessStatus {
+            revoked_certificates: self.mesh.identity().revoked() as u64,
+            refused: refused.collect(),
+            limited: limited.collect(),
+        }
     }
 
     fn members(&self, published: &Published) -> Vec<MemberStatus> {

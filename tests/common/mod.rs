@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod netns;
 pub mod peer;
 
 use std::ops::{Deref, DerefMut};

@@ -8,6 +8,7 @@ use kinfolk::cluster::tls::{CA_CERT_FILE, Identity, NODE_DNS_NAME};
 use kinfolk::core::codec::{decode_frame, encode_frame};
 use kinfolk::core::eid::Eid;
 use kinfolk::core::message::{Follow, FollowReply, Hello};
+use kinfolk::core::protocol::Versions;
 use kinfolk::core::storage::Run;
 use kinfolk::node::unix_ms;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
@@ -41,6 +42,10 @@ impl Peer {
 
     /// Says hello as `claimed`; the answer, if the node gave one.
     pub async fn hello(&self, claimed: Eid) -> Option<Hello> {
+        self.hello_speaking(claimed, Versions::SPOKEN).await
+    }
+
+    pub async fn hello_speaking(&self, claimed: Eid, protocol: Versions) -> Option<Hello> {
         let hello = Hello {
             cluster: "fleet".into(),
             eid: claimed,
@@ -48,6 +53,7 @@ impl Peer {
             site: "default".into(),
             advertise: "127.0.0.1:9".into(),
             version: "test".into(),
+            protocol,
         };
         let answer = self.ask(&encode_frame(&hello).expect("a frame")).await?;
         decode_frame(&answer).ok()

@@ -59,6 +59,10 @@ pub struct NodePlan {
     pub shared: Vec<(String, String)>,
     /// Where the data goes; none: into the fleet's directory.
     pub data_dir: Option<PathBuf>,
+    /// Where its cluster endpoint listens; none: at a free port of 127.0.0.1.
+    pub listen: Option<SocketAddr>,
+    /// Further lines before the first section of the configuration.
+    pub top: String,
     /// A program, with its arguments, that is given the node's command line to run.
     pub launcher: Vec<String>,
     /// Further lines of `[http]`.
@@ -75,6 +79,8 @@ impl Plan {
             eid: Eid::new([2, 0, 0, 0, 0, 0x0a + n]),
             shared: shared.clone(),
             data_dir: None,
+            listen: None,
+            top: String::new(),
             launcher: Vec::new(),
             http_more: String::new(),
             more: String::new(),
@@ -164,7 +170,7 @@ impl Fleet {
             tls::issue(&tls_dir, Some(node.eid), CERT_DAYS, unix_ms() / 1_000)?;
             let node_dir = dir.path().join(node.eid.compact());
             std::fs::create_dir(&node_dir).map_err(io_fault(format!("cannot make {}", node_dir.display())))?;
-            let (listen, http) = (free_port()?, free_port()?);
+            let (listen, http) = (node.listen.map_or_else(free_port, Ok)?, free_port()?);
             members.push(Member { plan: node, dir: node_dir, listen, http, child: None });
         }
         let listen = members.iter().map(|member| member.listen).collect();
@@ -439,8 +445,9 @@ impl Fleet {
             .collect();
         let cert = |extension| quoted(tls.join(plan.eid.compact()).with_extension(extension));
         let mut text = format!(
-            "data_dir = {}\n\n[cluster]\nname = \"fleet\"\nlisten = \"{}\"\nadvertise = \"{}\"\nseeds = [{}]\n\n\
+            "{}data_dir = {}\n\n[cluster]\nname = \"fleet\"\nlisten = \"{}\"\nadvertise = \"{}\"\nseeds = [{}]\n\n\
              [tls]\nca = {}\ncert = {}\nkey = {}\n\n[http]\nlisten = \"{}\"\n{}\n[gossip]\ninterval_ms = 200\n\n[shared]\n",
+            plan.top,
             quoted(self.data_dir(node)),
             self.listen(node),
             self.advertised(node),

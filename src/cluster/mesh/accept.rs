@@ -53,12 +53,12 @@ async fn accept(shared: Arc<Shared>, incoming: quinn::Incoming) {
 
 /// The peer speaks first; it is admitted before it is answered, so that the answer means admission.
 async fn greet(shared: &Arc<Shared>, connection: &quinn::Connection) -> Result<Greeted, LinkError> {
-    let certificate = link::certificate_of(connection)?;
+    let passed = shared.access.judge(connection)?;
     let timeout = ms(shared.config.hello_timeout_ms);
     let (mut send, mut recv) =
         tokio::time::timeout(timeout, connection.accept_bi()).await.map_err(|_| LinkError::NoHello)??;
     let hello = frames::read_message(&mut recv, shared.config.hello_max_bytes, timeout).await?;
-    let greeted = link::admit(shared, connection, certificate, hello, false).await?;
+    let greeted = link::admit(shared, connection, passed, hello, false).await?;
     let answered = async {
         frames::write_frame(&mut send, &shared.hello()).await?;
         let _ = send.finish();

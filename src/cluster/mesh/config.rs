@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::MeshError;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
+use crate::core::protocol::Versions;
+use crate::core::trust::Trust;
 
 /// The port of the cluster's endpoint unless configured, UDP.
 pub const DEFAULT_PORT: u16 = 7480;
@@ -17,11 +19,15 @@ pub struct MeshConfig {
     pub site: String,
     /// The program's version, for people.
     pub version: String,
+    /// The versions of the protocol to speak; others than the program's own are for tests only.
+    pub protocol: Versions,
     pub listen: SocketAddr,
     /// `host:port` under which others reach this node; none: the address listened on.
     pub advertise: Option<String>,
     /// `host:port` each.
     pub seeds: Vec<String>,
+    /// Whom the node distrusts, and what it trusts the others for, until it is told anew.
+    pub trust: Trust,
     /// A connection on which nothing came for this long is lost.
     pub idle_timeout_ms: u64,
     /// A silent connection is kept alive this often.
@@ -71,9 +77,11 @@ impl Default for MeshConfig {
             cluster: "kinfolk".into(),
             site: "default".into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            protocol: Versions::SPOKEN,
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
             advertise: None,
             seeds: Vec::new(),
+            trust: Trust::default(),
             idle_timeout_ms: 5_000,
             keep_alive_ms: 1_000,
             connect_timeout_ms: 3_000,

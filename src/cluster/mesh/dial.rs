@@ -51,6 +51,14 @@ impl Targets {
         changed
     }
 
+    /// True if anything changed.
+    pub fn set_seeds(&mut self, seeds: &[String]) -> bool {
+        let seeds = seeds.iter().cloned().collect();
+        let changed = seeds != self.seeds;
+        self.seeds = seeds;
+        changed
+    }
+
     /// True if the address is a new one.
     pub fn want(&mut self, address: SocketAddr, config: &MeshConfig) -> bool {
         if self.own.contains(&address) {
@@ -241,7 +249,11 @@ impl Dialler {
     }
 
     async fn connect(&self, remote: SocketAddr) -> Result<quinn::Connection, String> {
-        let connecting = self.shared.endpoint.connect(remote, NODE_DNS_NAME).map_err(|error| error.to_string())?;
+        let connecting = self
+            .shared
+            .endpoint
+            .connect_with(self.shared.access.client_config(), remote, NODE_DNS_NAME)
+            .map_err(|error| error.to_string())?;
         match tokio::time::timeout(ms(self.shared.config.connect_timeout_ms), connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
@@ -255,7 +267,8 @@ impl Dialler {
 
     /// The dialler speaks first; an answer means that the other side admitted it.
     async fn greet(&self, connection: &quinn::Connection) -> Result<Greeted, LinkError> {
-        let certificate = link::certificate_of(connection)?;
+        let passed = self.shared.access.judge(connection)?;
+        let certificate = passed.eid;
         let expected = self.shared.targets().expected(&self.address);
         if expected.is_some_and(|eids| !eids.contains(&certificate)) {
             return Err(LinkError::Unexpected { found: certificate });
@@ -269,7 +282,7 @@ impl Dialler {
             Ok::<_, LinkError>(frames::read_message(&mut recv, self.shared.config.hello_max_bytes, timeout).await?)
         };
         let hello = tokio::time::timeout(timeout, exchange).await.map_err(|_| LinkError::NoHello)??;
-        link::admit(&self.shared, connection, certificate, hello, true).await
+        link::admit(&self.shared, connection, passed, hello, true).await
     }
 
     /// What a failed greeting means. Only a peer with our own certificate's EID can tell that it is us.

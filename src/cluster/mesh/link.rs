@@ -9,20 +9,24 @@ use quinn::{Connection, ConnectionError, RecvStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::access::{Cut, Passed};
 use super::config::{is_plain, ms};
 use super::table::{Admission, Link, PeerInfo};
 use super::{Incoming, MeshConfig, Shared};
 use crate::cluster::frames::{self, FrameError};
-use crate::cluster::tls::{self, CertificateEidError};
+use crate::cluster::tls::{self, CertificateEidError, Distrust};
 use crate::core::codec::FRAME_MAX_BYTES;
 use crate::core::eid::Eid;
 use crate::core::message::{Gossip, Hello};
+use crate::core::protocol::Versions;
+use crate::core::trust::Grants;
 
 /// Close codes, and what they tell the other side.
 pub(super) const CLOSE_DUPLICATE: u32 = 1;
 pub(super) const CLOSE_SELF: u32 = 2;
 pub(super) const CLOSE_DUPLICATE_EID: u32 = 3;
 pub(super) const CLOSE_REFUSED: u32 = 4;
+pub(super) const CLOSE_RECHECKED: u32 = 5;
 
 /// TLS alerts are told as QUIC transport errors of this range (RFC 9001, 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
@@ -34,8 +38,17 @@ const RESOLVED_MAX: usize = 16;
 pub(super) enum LinkError {
     #[error("the certificate names no node: {0}")]
     Certificate(#[from] CertificateEidError),
+    #[error("{0} is distrusted: {1}")]
+    Distrusted(Eid, Distrust),
+    #[error("{0} is listed in [tls] revoked")]
+    Banned(Eid),
     #[error("it belongs to the cluster '{0}'; check [cluster] name on both sides")]
     Cluster(String),
+    #[error(
+        "it speaks version {theirs} of the protocol between nodes, this program {ours}: bring the older one to a program \
+         that speaks both first"
+    )]
+    Protocol { ours: Versions, theirs: Versions },
     #[error("it says it is {claimed}, but its certificate is that of {certificate}")]
     EidMismatch { claimed: Eid, certificate: Eid },
     #[error("{found} answers where membership says another node is")]
@@ -63,6 +76,9 @@ impl LinkError {
     fn reason(&self) -> Option<&'static str> {
         match self {
             LinkError::Certificate(_) => Some("certificate_eid"),
+            LinkError::Distrusted(_, Distrust::Revoked) | LinkError::Banned(_) => Some("revoked"),
+            LinkError::Distrusted(_, Distrust::Expired | Distrust::Ca) => Some("tls"),
+            LinkError::Protocol { .. } => Some("protocol_version"),
             LinkError::Cluster(_) => Some("cluster_name"),
             LinkError::EidMismatch { .. } => Some("eid_mismatch"),
             LinkError::Unexpected { .. } => Some("unexpected_eid"),
@@ -107,11 +123,23 @@ impl Shared {
         if matches!(error, LinkError::DuplicateEid) {
             self.duplicate_seen.notify_one();
         }
+        // Who is refused for good comes again and again.
+        let known = error.peer().is_some_and(|peer| !self.access.note_refused(peer, error));
         match error.reason() {
-            Some(reason) if self.counters.refuse(reason) => {
+            Some(reason) if self.counters.refuse(reason) && !known => {
                 tracing::warn!(%remote, reason, "refused a node: {error}");
             }
             _ => tracing::debug!(%remote, "no connection: {error}"),
+        }
+    }
+}
+
+impl LinkError {
+    /// The peer, if it is refused because of its certificate.
+    fn peer(&self) -> Option<Eid> {
+        match self {
+            LinkError::Distrusted(peer, _) | LinkError::Banned(peer) => Some(*peer),
+            _ => None,
         }
     }
 }
@@ -124,7 +152,15 @@ pub(super) fn close(connection: &Connection, error: &LinkError) {
         LinkError::DuplicateEid => CLOSE_DUPLICATE_EID,
         _ => CLOSE_REFUSED,
     };
-    connection.close(code.into(), error.reason().unwrap_or("closed").as_bytes());
+    let reason = error.reason().unwrap_or("closed");
+    match error {
+        // The other side learns what it would have to speak.
+        LinkError::Protocol { ours, .. } => {
+            let text = format!("{reason}: this node speaks {ours}");
+            connection.close(code.into(), text.as_bytes());
+        }
+        _ => connection.close(code.into(), reason.as_bytes()),
+    }
 }
 
 pub(super) fn certificate_of(connection: &Connection) -> Result<Eid, LinkError> {
@@ -135,11 +171,12 @@ pub(super) fn certificate_of(connection: &Connection) -> Result<Eid, LinkError> 
 pub(super) async fn admit(
     shared: &Arc<Shared>,
     connection: &Connection,
-    certificate: Eid,
+    passed: Passed,
     hello: Hello,
     dialled: bool,
 ) -> Result<Greeted, LinkError> {
-    check(shared, certificate, &hello)?;
+    let Passed { eid: certificate, grants } = passed;
+    let protocol = check(shared, certificate, &hello)?;
     let remote = connection.remote_address();
     let advertised = resolve(&hello.advertise, &shared.config).await;
     let info = PeerInfo {
@@ -149,12 +186,15 @@ pub(super) async fn admit(
         gossip_address: advertised.into_iter().find(|address| !address.ip().is_unspecified()).unwrap_or(remote),
         remote,
         version: hello.version,
+        protocol,
+        grants,
         dialled,
         link: name_of(connection),
         connected_since: Instant::now(),
     };
     let (queue, gossip) = mpsc::channel(shared.config.gossip_queue_max);
     let link = Link { connection: connection.clone(), info: info.clone(), gossip: queue };
+    shared.access.remember(certificate, &info.grants);
     let admission = shared.table().admit(certificate, link);
     match admission {
         Admission::Admitted => {}
@@ -169,7 +209,8 @@ pub(super) async fn admit(
     Ok(Greeted { peer: certificate, connection: connection.clone(), info, gossip })
 }
 
-fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<(), LinkError> {
+/// Gives the version of the protocol to speak.
+fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<u8, LinkError> {
     if !is_plain(&hello.cluster) {
         return Err(LinkError::HelloText);
     }
@@ -182,11 +223,30 @@ fn check(shared: &Shared, certificate: Eid, hello: &Hello) -> Result<(), LinkErr
     if [&hello.site, &hello.advertise, &hello.version].into_iter().any(|text| text.is_empty() || !is_plain(text)) {
         return Err(LinkError::HelloText);
     }
+    let spoken = shared.config.protocol;
     match (hello.eid == shared.eid, hello.run == shared.run) {
         (true, true) => Err(LinkError::Own),
         (true, false) => Err(LinkError::DuplicateEid),
-        (false, _) => Ok(()),
+        (false, _) => spoken.common(hello.protocol).ok_or(LinkError::Protocol { ours: spoken, theirs: hello.protocol }),
     }
+}
+
+/// Checks a standing connection anew, and cuts it if it would not be admitted as it is: the peer comes back at
+/// once, with what it is trusted for now, or is refused.
+pub(super) fn recheck(shared: &Shared, connection: &Connection, granted: &Grants) -> Option<Cut> {
+    let (peer, why) = match shared.access.judge(connection) {
+        Ok(passed) if passed.grants == *granted => return None,
+        Ok(passed) => {
+            connection.close(CLOSE_RECHECKED.into(), b"trusted for other families now");
+            (passed.eid, "it is trusted for other families now".to_string())
+        }
+        Err(error) => {
+            close(connection, &error);
+            shared.note_failure(connection.remote_address(), &error);
+            (certificate_of(connection).ok()?, error.to_string())
+        }
+    };
+    Some(Cut { peer, why })
 }
 
 /// The same on both sides of a connection, and on no other: taken from its secrets (RFC 8446, 7.5).
@@ -212,7 +272,7 @@ pub(super) async fn resolve(address: &str, config: &MeshConfig) -> Vec<SocketAdd
 pub(super) async fn serve(shared: Arc<Shared>, greeted: Greeted) {
     let Greeted { peer, connection, info, gossip } = greeted;
     tracing::info!(
-        %peer, run = %info.run, site = info.site, remote = %info.remote, dialled = info.dialled,
+        %peer, run = %info.run, site = info.site, remote = %info.remote, dialled = info.dialled, protocol = info.protocol,
         link = format_args!("{:016x}", info.link), "connected"
     );
     let ended = tokio::select! {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::core::eid::Eid;
 use crate::core::storage::Run;
+use crate::core::trust::Grants;
 
 /// A peer to which a connection stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub struct PeerInfo {
     pub remote: SocketAddr,
     /// The program's version, for people.
     pub version: String,
+    /// The version of the protocol that is spoken with it.
+    pub protocol: u8,
+    /// What it is trusted for.
+    pub grants: Grants,
     /// Whether this side dialled.
     pub dialled: bool,
     /// The connection's name, the same on both sides.

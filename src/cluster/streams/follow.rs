@@ -33,6 +33,8 @@ pub struct Progress {
     pub head: u64,
     pub connected: bool,
     pub caught_up: bool,
+    /// The source does not serve the family to this node, whatever it gossips.
+    pub turned_away: bool,
     /// When this follower last had everything that it knew of; none: not since it began.
     pub last_current: Option<Instant>,
     pub since: Instant,
@@ -73,6 +75,8 @@ enum FollowError {
     Reconcile(#[from] ReconcileError),
     #[error("the source cannot compare now")]
     NotCompared,
+    #[error("the source is not trusted for the family")]
+    NotAllowed,
 }
 
 pub(super) struct Follow<R> {
@@ -94,7 +98,10 @@ impl<R: Reads> Follow<R> {
         let mut backoff_ms = self.room.config.backoff_min_ms;
         loop {
             let (error, was_current) = self.follow().await;
-            self.publish(|progress| progress.connected = false);
+            self.publish(|progress| {
+                progress.connected = false;
+                progress.turned_away |= matches!(error, FollowError::NotShared | FollowError::NotAllowed);
+            });
             self.report(&error);
             let config = &self.room.config;
             backoff_ms = if was_current { config.backoff_min_ms } else { (backoff_ms * 2).min(config.backoff_max_ms) };
@@ -171,6 +178,9 @@ impl<R: Reads> Follow<R> {
 
     /// One stream, to the point where the session wants another one.
     async fn stream(&self, follower: &mut Follower, was_current: &mut bool) -> Result<(), FollowError> {
+        if !self.room.mesh.allows(self.source, &self.family) {
+            return Err(FollowError::NotAllowed);
+        }
         let (mut send, mut recv) = self.room.mesh.open_bi(self.source).await?;
         let timeout = Duration::from_millis(self.room.config.request_timeout_ms);
         write_frame(&mut send, &follower.request()).await?;
@@ -217,6 +227,7 @@ impl<R: Reads> Follow<R> {
             progress.cursor_seq = follower.cursor_seq();
             progress.head = follower.head();
             progress.connected = true;
+            progress.turned_away = false;
             progress.caught_up = caught_up;
             if caught_up {
                 progress.last_current = Some(Instant::now());
@@ -231,6 +242,7 @@ impl<R: Reads> Follow<R> {
             head: 0,
             connected: false,
             caught_up: false,
+            turned_away: false,
             last_current: None,
             since: Instant::now(),
         };

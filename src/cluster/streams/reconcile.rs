@@ -32,6 +32,8 @@ pub enum ReconcileError {
     Submit(#[from] SubmitError),
     #[error("the family is not shared here any more")]
     Unshared,
+    #[error("the peer is not trusted for the family")]
+    NotAllowed,
     #[error("the peer took longer than {0} ms over a frame")]
     Slow(u64),
 }
@@ -80,6 +82,9 @@ fn report<R: Reads>(room: &Shared<R>, peer: Eid, family: &Family, error: &Reconc
 }
 
 async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result<Ended, ReconcileError> {
+    if !room.mesh.allows(peer.eid, family) {
+        return Err(ReconcileError::NotAllowed);
+    }
     let snapshot = room.database.snapshot(family).await?.ok_or(ReconcileError::Unshared)?;
     let (mut send, mut recv) = room.mesh.open_bi(peer.eid).await?;
     let mut opener = Opener::new(&snapshot, peer);
@@ -120,6 +125,12 @@ pub(super) async fn answered<R: Reads>(room: &Shared<R>, stream: Incoming, ask: 
 async fn answer<R: Reads>(room: &Shared<R>, stream: Incoming, ask: Compare) -> Result<Served, ReconcileError> {
     let crossing = stream.site != room.mesh.config().site;
     let Incoming { peer, mut send, mut recv, .. } = stream;
+    if !room.mesh.allows(peer, &ask.family) {
+        room.mesh.note_not_allowed(peer, &ask.family);
+        write(room, &mut send, &Reconcile::NotShared { mode: None }).await?;
+        let _ = send.finish();
+        return Ok(Served::default());
+    }
     let Ok(_permit) = room.answering.try_acquire() else {
         write(room, &mut send, &Reconcile::Busy).await?;
         let _ = send.finish();

@@ -9,7 +9,7 @@ use crate::cluster::frames::{FrameError, read_frame, write_frame};
 use crate::cluster::mesh::Incoming;
 use crate::core::codec::{self, Message};
 use crate::core::eid::Eid;
-use crate::core::message::{Compare, Entries, Follow};
+use crate::core::message::{Compare, Entries, Follow, FollowReply};
 use crate::core::session::Source;
 use crate::core::storage::{Reads, StoreError};
 
@@ -68,6 +68,12 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         return Ok(());
     }
     let request: Follow = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+    if !room.mesh.allows(peer, &request.family) {
+        room.mesh.note_not_allowed(peer, &request.family);
+        write_frame(&mut send, &FollowReply::NotShared { mode: None }).await?;
+        let _ = send.finish();
+        return Ok(());
+    }
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family, request.classes);
     let (reply, source) = {

@@ -5,6 +5,7 @@ use crate::cluster::frames::{read_frame, write_frame};
 use crate::cluster::tls::NODE_DNS_NAME;
 use crate::core::codec::{self, Message};
 use crate::core::message::{Gossip, Hello};
+use crate::core::protocol::Versions;
 
 fn known(nodes: &[&Node]) -> BTreeMap<Eid, String> {
     nodes.iter().map(|node| (node.mesh.eid(), node.address())).collect()
@@ -55,7 +56,38 @@ fn hello(last: u8) -> Hello {
         site: "here".into(),
         advertise: "127.0.0.1:9".into(),
         version: "0".into(),
+        protocol: Versions::SPOKEN,
     }
+}
+
+#[tokio::test]
+async fn nodes_of_two_versions_speak_the_greatest_that_both_know() {
+    let ca = Ca::new();
+    let old = Node::start(config(), ca.identity(1), 11).await;
+    let newer = MeshConfig { protocol: Versions { min: 1, max: 3 }, ..config_with_seed(&old) };
+    let newer = Node::start(newer, ca.identity(2), 22).await;
+    let newest = MeshConfig { protocol: Versions { min: 2, max: 4 }, ..config_with_seed(&newer) };
+    let newest = Node::start(newest, ca.identity(3), 33).await;
+    assert_eq!((old.connected(2).await.protocol, newer.connected(1).await.protocol), (1, 1));
+    assert_eq!((newer.connected(3).await.protocol, newest.connected(2).await.protocol), (3, 3));
+}
+
+#[tokio::test]
+async fn nodes_without_a_common_version_refuse_each_other_and_both_say_why() {
+    let ca = Ca::new();
+    let old = Node::start(config(), ca.identity(1), 11).await;
+    let rogue = Rogue::connect(&ca.identity(2), &old).await;
+    let answer = rogue.greet(&Hello { protocol: Versions { min: 2, max: 3 }, ..hello(2) }).await;
+    assert!(answer.is_none());
+    let ended = rogue.connection.closed().await.to_string();
+    assert!(ended.contains("protocol_version: this node speaks 1"), "{ended}");
+    old.refuses("protocol_version").await;
+    assert!(old.peer(2).is_none());
+    // Real nodes keep trying, and stay apart.
+    let new = MeshConfig { protocol: Versions { min: 2, max: 2 }, ..config_with_seed(&old) };
+    let new = Node::start(new, ca.identity(3), 33).await;
+    eventually("two refusals", SOON, || old.refused("protocol_version") >= 2).await;
+    assert!(new.peer(1).is_none() && old.peer(3).is_none());
 }
 
 #[tokio::test]

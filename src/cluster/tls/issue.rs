@@ -12,8 +12,12 @@ use rcgen::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::grants::family_uri;
 use super::{EID_URI_PREFIX, NODE_DNS_NAME, TlsError, certificates, read, refuse_open_key};
 use crate::core::eid::Eid;
+use crate::core::path::Family;
 
 /// The CA's certificate, which every node needs.
 pub const CA_CERT_FILE: &str = "ca.pem";
@@ -40,14 +44,27 @@ pub struct Issued {
     pub key: PathBuf,
 }
 
-/// Makes the cluster's CA in `dir`.
+/// What [`issue_wanted`] is to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// None: a random, locally administered one.
+    pub eid: Option<Eid>,
+    /// The families that others trust the node for; none: all of them.
+    pub families: Vec<Family>,
+    pub valid_days: u32,
+    /// Whether files of an earlier certificate of the EID are put aside for it; else they are in the way.
+    pub renew: bool,
+}
+
+/// Makes the cluster's CA in `dir`. Each CA bears a name of its own, since a revocation list says by name
+/// whose certificates it lists (RFC 5280, 5.1.2.3), and a node may trust an old and a new CA at once.
 pub fn init_ca(dir: &Path, cluster_name: &str, now_unix_s: u64) -> Result<(), TlsError> {
     std::fs::create_dir_all(dir).map_err(|source| TlsError::Write { path: dir.into(), source })?;
-    let mut params =
-        params(&format!("Kinfolk CA of {cluster_name}"), now_unix_s, days_after(now_unix_s, CA_VALID_DAYS));
+    let key = new_key()?;
+    let name = format!("Kinfolk CA of {cluster_name}, {:08x}", xxh3_64(key.public_key_raw()) >> 32);
+    let mut params = params(&name, now_unix_s, days_after(now_unix_s, CA_VALID_DAYS));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = new_key()?;
     let certificate =
         params.self_signed(&key).map_err(|source| TlsError::Make { what: "the CA's certificate", source })?;
     write_pair(&dir.join(CA_CERT_FILE), &certificate, &dir.join(CA_KEY_FILE), &key)
@@ -56,7 +73,12 @@ pub fn init_ca(dir: &Path, cluster_name: &str, now_unix_s: u64) -> Result<(), Tl
 /// Makes a node's certificate and key in `dir`, where the CA is. Without an EID a random, locally
 /// administered one is drawn. It never outlives the CA.
 pub fn issue(dir: &Path, eid: Option<Eid>, valid_days: u32, now_unix_s: u64) -> Result<Issued, TlsError> {
-    let eid = eid.unwrap_or_else(random_eid);
+    issue_wanted(dir, &Wanted { eid, valid_days, ..Wanted::default() }, now_unix_s)
+}
+
+/// The same with all that can be said of a certificate.
+pub fn issue_wanted(dir: &Path, wanted: &Wanted, now_unix_s: u64) -> Result<Issued, TlsError> {
+    let eid = wanted.eid.unwrap_or_else(random_eid);
     if eid.is_empty() {
         return Err(TlsError::EmptyEid);
     }
@@ -64,7 +86,7 @@ pub fn issue(dir: &Path, eid: Option<Eid>, valid_days: u32, now_unix_s: u64) -> 
     if ca_expires_unix_s <= now_unix_s {
         return Err(TlsError::Expired(dir.join(CA_CERT_FILE)));
     }
-    let expires_unix_s = days_after(now_unix_s, valid_days).min(ca_expires_unix_s);
+    let expires_unix_s = days_after(now_unix_s, wanted.valid_days).min(ca_expires_unix_s);
     let mut params = params(&format!("Kinfolk node {eid}"), now_unix_s, expires_unix_s);
     params.use_authority_key_identifier_extension = true;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -74,12 +96,37 @@ pub fn issue(dir: &Path, eid: Option<Eid>, valid_days: u32, now_unix_s: u64) -> 
         SanType::URI(format!("{EID_URI_PREFIX}{eid}").try_into().map_err(made)?),
         SanType::DnsName(NODE_DNS_NAME.try_into().map_err(made)?),
     ];
+    for family in &wanted.families {
+        params.subject_alt_names.push(SanType::URI(family_uri(family).try_into().map_err(made)?));
+    }
     let node_key = new_key()?;
     let certificate = params.signed_by(&node_key, &issuer).map_err(made)?;
     let file = |extension| dir.join(eid.compact()).with_extension(extension);
     let issued = Issued { eid, cert: file("pem"), key: file("key") };
+    if wanted.renew {
+        put_aside(&issued)?;
+    }
     write_pair(&issued.cert, &certificate, &issued.key, &node_key)?;
     Ok(issued)
+}
+
+/// The former certificate stays beside the new one, so that it can be revoked.
+fn put_aside(issued: &Issued) -> Result<(), TlsError> {
+    let aside = |path: &Path, n: u32| {
+        let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
+        path.with_extension(format!("{n}.{extension}"))
+    };
+    let free = |n: &u32| [&issued.cert, &issued.key].iter().all(|path| !aside(path, *n).exists());
+    let n = (1..).find(free).expect("a directory holds fewer files than there are numbers");
+    for path in [&issued.cert, &issued.key] {
+        match std::fs::rename(path, aside(path, n)) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TlsError::Write { path: path.clone(), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A random EID with the bit of local administration set and the multicast bit clear, as for a MAC address.
@@ -112,7 +159,7 @@ fn days_after(now_unix_s: u64, days: u32) -> u64 {
 /// The last second that a certificate can name: the end of the year 9999.
 const TIME_MAX_UNIX_S: u64 = 253_402_300_799;
 
-fn load_ca(dir: &Path) -> Result<(Issuer<'static, KeyPair>, u64), TlsError> {
+pub(super) fn load_ca(dir: &Path) -> Result<(Issuer<'static, KeyPair>, u64), TlsError> {
     let (cert_path, key_path) = (dir.join(CA_CERT_FILE), dir.join(CA_KEY_FILE));
     let certificate = certificates(&cert_path)?.swap_remove(0);
     refuse_open_key(&key_path)?;

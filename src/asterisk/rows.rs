@@ -1,0 +1,123 @@
+//! What is durable of an attachment: the state of its link, and the shadow of each key.
+//!
+//! Rows of the store's `adapter` table, under the attached Asterisk's EID; committed together with the
+//! writes that they tell of ([`crate::core::replica::Adapted`]). Each has a golden vector.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::event::Moment;
+use crate::core::codec::{self, CodecError};
+use crate::core::eid::Eid;
+use crate::core::path::{Family, Value};
+use crate::core::record::RecordKey;
+use crate::core::storage::{Read, StoreError};
+
+/// The state of one link.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    pub inbound: Inbound,
+    /// The ETag that the Asterisk gave our publication last.
+    pub etag: Option<String>,
+    /// Rises when everything is sent again: what was agreed under an older one is sent whatever it was.
+    pub epoch: u32,
+    /// Rises when the Asterisk was found restarted: what was agreed in an older one it may have lost.
+    pub lineage: u32,
+    /// How often it was asked for its content.
+    pub asks: u32,
+    /// How far the feed has been sent.
+    pub cursors: BTreeMap<Family, FeedCursor>,
+}
+
+/// Its publication here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inbound {
+    /// The ETag that it was given last; none: it has no publication here.
+    pub etag: Option<String>,
+    pub expires_at: Moment,
+    pub expires_s: u32,
+    /// Of the last request that was carried out; empty before the first.
+    pub call_id: String,
+    pub cseq: u32,
+    pub body_hash: u64,
+    /// It was answered 412 since: a new Call-ID is no restart.
+    pub told_stale: bool,
+}
+
+/// How far a family's feed has been sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedCursor {
+    /// The sharing it belongs to, by the sequence number of its mark.
+    pub since: u64,
+    pub seq: u64,
+}
+
+/// What is known of a key at the Asterisk. It outlives the register: a deleted key whose tombstone was
+/// purged is still known as deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// What both sides agreed on last.
+    pub agreed: Agreed,
+    /// The winner must be sent, whatever was agreed on: the Asterisk wrote while something was on its way.
+    pub owed: bool,
+    /// Something was sent for it since its last inbound update.
+    pub sent: bool,
+    /// What was sent was not accepted yet: the Asterisk may hold it or not.
+    pub unsure: bool,
+    /// When this was: [`Link::epoch`], [`Link::lineage`], and [`Link::asks`] at the last update or push.
+    pub epoch: u32,
+    pub lineage: u32,
+    pub asks: u32,
+}
+
+/// A value by its hash. Two values of one hash (1 in 2^64) would cost one push until the next change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Agreed {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    Absent,
+    Value(u64),
+}
+
+impl Agreed {
+    pub fn on(value: Option<&Value>) -> Self {
+        value.map_or(Agreed::Absent, |value| Agreed::Value(xxh3_64(value.as_str().as_bytes())))
+    }
+}
+
+/// Where the link of the Asterisk of this EID is kept.
+pub fn link_key(eid: Eid) -> Vec<u8> {
+    [b"sip/".as_slice(), &eid.bytes(), b"/link"].concat()
+}
+
+/// Where the shadow of a record is kept.
+pub fn shadow_key(eid: Eid, record: &RecordKey) -> Vec<u8> {
+    [b"sip/".as_slice(), &eid.bytes(), b"/key/", &record.to_bytes()].concat()
+}
+
+fn read_row<T: serde::de::DeserializeOwned>(read: &impl Read, key: &[u8]) -> Result<Option<T>, StoreError> {
+    let malformed = |error: CodecError| StoreError::Corrupted(format!("a row of the adapter: {error}"));
+    read.adapter(key)?.map(|row| codec::decode_row(&row).map_err(malformed)).transpose()
+}
+
+pub fn read_link(read: &impl Read, eid: Eid) -> Result<Option<Link>, StoreError> {
+    read_row(read, &link_key(eid))
+}
+
+pub fn read_shadow(read: &impl Read, eid: Eid, record: &RecordKey) -> Result<Option<Shadow>, StoreError> {
+    read_row(read, &shadow_key(eid, record))
+}
+
+/// A row to be committed.
+pub type Row = (Vec<u8>, Option<Vec<u8>>);
+
+pub fn link_row(eid: Eid, link: &Link) -> Row {
+    (link_key(eid), Some(codec::encode_row(link)))
+}
+
+pub fn shadow_row(eid: Eid, record: &RecordKey, shadow: &Shadow) -> Row {
+    (shadow_key(eid, record), Some(codec::encode_row(shadow)))
+}
