@@ -21,6 +21,7 @@ mod network;
 pub mod page;
 mod process;
 mod queue;
+mod reconcile;
 pub mod report;
 pub mod rng;
 pub mod run;

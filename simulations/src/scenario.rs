@@ -27,6 +27,8 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("mass-join", include_str!("../scenarios/mass-join.toml")),
     ("thousand-nodes", include_str!("../scenarios/thousand-nodes.toml")),
     ("thousand-nodes-idle", include_str!("../scenarios/thousand-nodes-idle.toml")),
+    ("dead-origin", include_str!("../scenarios/dead-origin.toml")),
+    ("verify-load", include_str!("../scenarios/verify-load.toml")),
     ("five-nodes-three-sites", include_str!("../scenarios/five-nodes-three-sites.toml")),
 ];
 

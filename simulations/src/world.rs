@@ -21,8 +21,9 @@ use crate::membership::Membership;
 use crate::model::{Acknowledged, DiskModel};
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
+use crate::reconcile::Compared;
 use crate::rng::{Rng, mix};
-use crate::verify::{Compared, VerifyStats};
+use crate::verify::VerifyStats;
 
 #[derive(Debug)]
 pub enum Event {

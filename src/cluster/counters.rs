@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::{Duration, Instant};
 
 /// Every reason for which a peer, a stream or a message is refused.
-pub const REFUSALS: [&str; 25] = [
+pub const REFUSALS: [&str; 26] = [
     "tls",
     "certificate_eid",
     "unexpected_eid",
@@ -34,6 +34,7 @@ pub const REFUSALS: [&str; 25] = [
     "family_not_allowed",
     "follow",
     "reconcile",
+    "unknown_run",
     "other",
 ];
 

@@ -23,6 +23,9 @@ use crate::status::{
 };
 use crate::store::writer::{Database, Published};
 
+/// For how long a disk that has lost its past is spoken of.
+const ROLLED_BACK_SHOWN: std::time::Duration = std::time::Duration::from_secs(3_600);
+
 pub struct Reporter<R> {
     pub database: Database<R>,
     pub mesh: Mesh,
@@ -89,6 +92,13 @@ impl<R: Reads> Reporter<R> {
             let (family, member, mode) = (&conflict.family, conflict.member, conflict.mode);
             format!("{member} shares '{family}' as {mode}, this node does not: no exchange until one of them changes")
         }));
+        if self.streams.verifies().unknown_run().is_some_and(|at| at.elapsed() < ROLLED_BACK_SHOWN) {
+            alarms.push(
+                "this node's disk was lost, put back or copied: what is missing comes from the members by itself; if it was \
+                 copied, stop the other node"
+                    .to_string(),
+            );
+        }
         alarms.extend(self.alarms.texts(unix_ms()));
         alarms
     }

@@ -11,7 +11,7 @@ use crate::core::codec::{self, Message};
 use crate::core::eid::Eid;
 use crate::core::message::{Compare, Entries, Follow, FollowReply};
 use crate::core::session::Source;
-use crate::core::storage::{Reads, StoreError};
+use crate::core::storage::{Read, Reads, StoreError};
 
 /// Why serving a stream ended, other than that the follower went away.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,9 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         Source::open(&view.read, &view.families, &request)?
     };
     tracing::debug!(%peer, family = %request.family, classes = %request.classes, ?reply, "follower");
+    if matches!(reply, FollowReply::Compare { .. }) {
+        note_unknown_run(room, peer, &request)?;
+    }
     write_frame(&mut send, &reply).await?;
     let Some(mut source) = source else {
         let _ = send.finish();
@@ -105,6 +108,24 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
             }
         }
     }
+}
+
+/// A peer has followed a run of this node that the disk knows nothing of: the disk was lost, put back or copied.
+fn note_unknown_run<R: Reads>(room: &Shared<R>, peer: Eid, request: &Follow) -> Result<(), StoreError> {
+    let Some(cursor) = request.cursor else { return Ok(()) };
+    if room.database.view()?.read.runs()?.iter().any(|start| start.run == cursor.run) {
+        return Ok(());
+    }
+    room.streams.verifies.note_unknown_run();
+    if room.mesh.counters().refuse("unknown_run") {
+        tracing::warn!(
+            %peer,
+            run = %cursor.run,
+            "a peer has followed a run of this node that its disk does not know: the disk was lost, put back or copied. What \
+             is missing comes from the peers by itself; if it was copied, stop the other node"
+        );
+    }
+    Ok(())
 }
 
 /// Reads the feed off the async threads.

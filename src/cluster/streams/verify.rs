@@ -43,6 +43,8 @@ pub struct Verifies {
     agreement: Mutex<BTreeMap<Family, Agreement>>,
     /// When this node and a peer last were, verified over the connection, equal.
     verified: Mutex<BTreeMap<(Family, Eid), Instant>>,
+    /// When a peer last named a run of this node that its disk does not know.
+    unknown_run: Mutex<Option<Instant>>,
     pub sent_bytes: AtomicU64,
     pub received_bytes: AtomicU64,
     pub received_records: AtomicU64,
@@ -77,6 +79,15 @@ impl Verifies {
             let since = (differing > 0).then(|| agreement.differing_since.unwrap_or_else(Instant::now));
             *agreement = Agreement { equal, differing, differing_since: since };
         }
+    }
+
+    pub(super) fn note_unknown_run(&self) {
+        *self.unknown_run.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When this node last learnt that its disk lacks a run that others have followed.
+    pub fn unknown_run(&self) -> Option<Instant> {
+        *self.unknown_run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn note_verified(&self, family: &Family, peer: Eid) {
