@@ -20,10 +20,12 @@ use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
 
 pub use host_port::HostPort;
 pub use log_filter::LogFilter;
+pub use sip::{Attached, Listen, Sip};
 pub use trust::Who;
 
 mod host_port;
 mod log_filter;
+pub mod sip;
 mod trust;
 
 /// Every key with its default, its unit and a comment.
@@ -53,6 +55,10 @@ pub struct Config {
     pub clock: Clock,
     pub gossip: Gossip,
     pub verify: Verify,
+    pub wan: Wan,
+    pub sip: Sip,
+    /// The attached patched Asterisks; none: no adapter.
+    pub asterisk: Vec<Attached>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +136,16 @@ impl Default for Verify {
     }
 }
 
+/// Streams between sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wan {
+    /// How long a change waits for others to go with it.
+    pub batch_ms: u64,
+    /// What the link to one node of another site may carry; 0: no limit.
+    pub bytes_per_s: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -147,6 +163,9 @@ impl Default for Config {
             clock: Clock::default(),
             gossip: Gossip::default(),
             verify: Verify::default(),
+            wan: Wan::default(),
+            sip: Sip::default(),
+            asterisk: Vec::new(),
         }
     }
 }
@@ -199,6 +218,12 @@ impl Limits {
 impl Default for Clock {
     fn default() -> Self {
         Self { max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS }
+    }
+}
+
+impl Default for Wan {
+    fn default() -> Self {
+        Self { batch_ms: 2, bytes_per_s: 0 }
     }
 }
 
@@ -308,10 +333,6 @@ impl Config {
     /// Parses and checks `text`; `file` is its name for errors.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
         let file = file.to_string();
-        let faults = not_yet(text);
-        if !faults.is_empty() {
-            return Err(ConfigError::Faults { file, text: text.to_string(), faults });
-        }
         let config: Self = match toml::from_str(text) {
             Ok(config) => config,
             Err(error) => return Err(ConfigError::Toml { file, error: Box::new(error) }),
@@ -345,6 +366,7 @@ impl Config {
         self.address_faults(&mut say);
         self.range_faults(&mut say);
         self.shared_faults(&mut say);
+        self.sip_faults(&mut say);
         faults
     }
 
@@ -388,6 +410,7 @@ impl Config {
             ("verify", "settle_ms", self.verify.settle_ms, 0, 60_000),
             ("verify", "patience_ms", self.verify.patience_ms, 1_000, 86_400_000),
             ("verify", "served_max", count(self.verify.served_max), 1, 1_024),
+            ("wan", "batch_ms", self.wan.batch_ms, 0, 1_000),
         ];
         for (section, key, value, min, max) in ranges {
             if value < min {
@@ -412,24 +435,6 @@ impl Config {
             }
         }
     }
-}
-
-/// Sections that a later version will know. Ignoring them would leave an Asterisk unattached in silence.
-fn not_yet(text: &str) -> Vec<Fault> {
-    let Ok(table) = text.parse::<toml::Table>() else {
-        return Vec::new();
-    };
-    ["sip", "asterisk"]
-        .into_iter()
-        .filter(|section| table.contains_key(*section))
-        .map(|section| Fault {
-            section,
-            key: String::new(),
-            what: format!(
-                "not supported by this version, which has no SIP adapter for Asterisk yet: take out [{section}]"
-            ),
-        })
-        .collect()
 }
 
 #[cfg(test)]

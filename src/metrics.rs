@@ -3,6 +3,7 @@
 //! The number of series depends on families, members and reasons, never on keys. Handles of hot counters
 //! are kept, so that counting costs no look-up.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -18,7 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::core::replica::Outcome;
 use crate::core::storage::StoreError;
-use crate::status::Status;
+use crate::status::{AdapterStatus, Status};
 use crate::store::writer::BatchReport;
 
 /// The content type of the OpenMetrics text format, version 1.
@@ -35,6 +36,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -42,6 +48,18 @@ struct StateLabel {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FamilyLabel {
     family: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AsteriskLabel {
+    asterisk: String,
+}
+
+/// The asterisk is empty where a message concerned none.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AsteriskReasonLabel {
+    asterisk: String,
+    reason: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -79,12 +97,82 @@ pub struct Metrics {
     tombstones: Gauges<FamilyLabel>,
     lag_entries: Gauges<FollowLabel>,
     lag_seconds: Family<FollowLabel, FloatGauge>,
+    wan_records: Family<DirectionLabel, Counter>,
+    wan_bytes: Family<DirectionLabel, Counter>,
+    wan_unpacked_bytes: Counter,
     ready: Gauge,
     alarms: Gauge,
     reloads: Family<OutcomeLabel, Counter>,
     refused_peers: Gauge,
     revoked_certificates: Gauge,
     certificate_expiry: Gauge,
+    asterisks: AsteriskMetrics,
+}
+
+/// Of each attached Asterisk.
+#[derive(Default)]
+struct AsteriskMetrics {
+    reachable: Gauges<AsteriskLabel>,
+    in_flight: Gauges<AsteriskLabel>,
+    lag_entries: Gauges<AsteriskLabel>,
+    accepted: Family<AsteriskLabel, Counter>,
+    written: Family<AsteriskLabel, Counter>,
+    delivered: Family<AsteriskLabel, Counter>,
+    failed: Family<AsteriskLabel, Counter>,
+    undeliverable: Family<AsteriskLabel, Counter>,
+    restarts: Family<AsteriskLabel, Counter>,
+    refused: Family<AsteriskReasonLabel, Counter>,
+}
+
+impl AsteriskMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("asterisk");
+        let help = "1 if the last thing that was sent to an attached Asterisk was answered";
+        registry.register("reachable", help, self.reachable.clone());
+        let help = "Entries of the message to an attached Asterisk that waits for its answer";
+        registry.register("in_flight", help, self.in_flight.clone());
+        registry.register("lag_entries", "Changes that an attached Asterisk has not got yet", self.lag_entries.clone());
+        registry.register("accepted", "PUBLISHes of an attached Asterisk answered 200", self.accepted.clone());
+        registry.register("written", "Entries of an attached Asterisk that became writes", self.written.clone());
+        registry.register("delivered", "Entries that an attached Asterisk took", self.delivered.clone());
+        registry.register("failed", "Messages that an attached Asterisk did not take", self.failed.clone());
+        registry.register("undeliverable", "Entries too long for an attached Asterisk", self.undeliverable.clone());
+        registry.register("restarts", "How often an attached Asterisk was found restarted", self.restarts.clone());
+        registry.register("refused", "SIP messages and entries refused, by reason", self.refused.clone());
+    }
+
+    fn set(&self, adapter: &AdapterStatus) {
+        for one in &adapter.asterisks {
+            let label = AsteriskLabel { asterisk: one.name.clone() };
+            self.reachable.get_or_create(&label).set(i64::from(one.reachable));
+            self.in_flight.get_or_create(&label).set(signed(one.in_flight));
+            self.lag_entries.get_or_create(&label).set(signed(one.lag_entries));
+            for (counters, count) in [
+                (&self.accepted, one.accepted),
+                (&self.written, one.written),
+                (&self.delivered, one.delivered_entries),
+                (&self.failed, one.failed),
+                (&self.undeliverable, one.undeliverable),
+                (&self.restarts, one.restarts),
+            ] {
+                raise(&counters.get_or_create(&label), count);
+            }
+            self.set_refused(&one.name, &one.refused);
+        }
+        self.set_refused("", &adapter.refused);
+    }
+
+    fn set_refused(&self, asterisk: &str, refused: &BTreeMap<String, u64>) {
+        for (reason, count) in refused {
+            let label = AsteriskReasonLabel { asterisk: asterisk.to_string(), reason: reason.clone() };
+            raise(&self.refused.get_or_create(&label), *count);
+        }
+    }
+}
+
+/// Brings a counter to what is counted elsewhere.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 /// What the scrape knows beside the status.
@@ -100,6 +188,17 @@ pub struct Extra {
     pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
     pub clock_ahead_ms: u64,
+    pub wan: WanTotals,
+}
+
+/// The feed between sites as it passed this node, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WanTotals {
+    /// Sent and received.
+    pub records: [u64; 2],
+    /// Sent and received.
+    pub bytes: [u64; 2],
+    pub sent_unpacked_bytes: u64,
 }
 
 impl Metrics {
@@ -134,12 +233,16 @@ impl Metrics {
             tombstones: Family::default(),
             lag_entries: Family::default(),
             lag_seconds: Family::default(),
+            wan_records: Family::default(),
+            wan_bytes: Family::default(),
+            wan_unpacked_bytes: Counter::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
             reloads: Family::default(),
             refused_peers: Gauge::default(),
             revoked_certificates: Gauge::default(),
             certificate_expiry: Gauge::default(),
+            asterisks: AsteriskMetrics::default(),
             registry: Mutex::new(Registry::default()),
         };
         // A series that began with its first count would hide that count from everyone who asks for increases.
@@ -182,6 +285,12 @@ impl Metrics {
         registry.register("follow_lag_entries", help, self.lag_entries.clone());
         let help = "How long this node has been behind a source it follows";
         registry.register_with_unit("follow_lag", help, Unit::Seconds, self.lag_seconds.clone());
+        let help = "Records that passed between this node and nodes of other sites";
+        registry.register("wan_records", help, self.wan_records.clone());
+        let help = "Bytes of the feed between this node and nodes of other sites, as they travelled";
+        registry.register_with_unit("wan", help, Unit::Bytes, self.wan_bytes.clone());
+        let help = "Bytes of the feed sent to other sites before they were packed";
+        registry.register_with_unit("wan_unpacked", help, Unit::Bytes, self.wan_unpacked_bytes.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
         registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
@@ -191,6 +300,7 @@ impl Metrics {
         registry.register("revoked_certificates", help, self.revoked_certificates.clone());
         let help = "When the node's certificate expires, in seconds since 1970";
         registry.register("certificate_expiry_timestamp_seconds", help, self.certificate_expiry.clone());
+        self.asterisks.register(registry);
     }
 
     /// Counts a batch of the writer.
@@ -251,10 +361,16 @@ impl Metrics {
             let counter = self.reloads.get_or_create(&OutcomeLabel { outcome });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        for (at, direction) in ["sent", "received"].into_iter().enumerate() {
+            let label = DirectionLabel { direction };
+            raise(&self.wan_records.get_or_create(&label), extra.wan.records[at]);
+            raise(&self.wan_bytes.get_or_create(&label), extra.wan.bytes[at]);
+        }
+        raise(&self.wan_unpacked_bytes, extra.wan.sent_unpacked_bytes);
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });
-            counter.inc_by(count.saturating_sub(counter.get()));
+            raise(&counter, *count);
         }
         for (outcome, count) in &extra.verifies {
             let counter = self.verifies.get_or_create(&OutcomeLabel { outcome });
@@ -272,6 +388,9 @@ impl Metrics {
             self.members.get_or_create(&StateLabel { state }).set(signed(count as u64));
         }
         self.set_family_gauges(status);
+        if let Some(adapter) = &status.adapter {
+            self.asterisks.set(adapter);
+        }
     }
 
     /// Families and sources that are gone leave no series behind.

@@ -23,9 +23,11 @@ use tokio_util::task::TaskTracker;
 use self::alarms::Alarms;
 use self::reload::Reloader;
 use self::report::Reporter;
-use crate::cluster::streams::{self, Streams, StreamsConfig};
+use crate::asterisk::driver::{self, Bound, DriverConfig, Shown};
+use crate::cluster::streams::{self, Streams, StreamsConfig, WanConfig};
 use crate::cluster::tls::{Identity, IdentityFiles, TlsError};
 use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError};
+use crate::config::sip::own_eid;
 use crate::config::{Config, Verify};
 use crate::core::clock::UnixMs;
 use crate::core::eid::Eid;
@@ -78,6 +80,10 @@ pub enum NodeError {
     Token { file: PathBuf, what: String },
     #[error("cannot listen for HTTP on {listen}: {error}; is another node running here?")]
     Listen { listen: std::net::SocketAddr, error: std::io::Error },
+    #[error("cannot listen for SIP on {listen}: {error}; does the Asterisk of this server have that port?")]
+    ListenSip { listen: String, error: std::io::Error },
+    #[error("[[asterisk]] '{name}': {what}")]
+    AsteriskEid { name: String, what: String },
     #[error(
         "the writer has ended: an invariant is broken (the panic before this says which). The node stops, since it could \
          not take a write any more; what it acknowledged is durable"
@@ -173,7 +179,11 @@ impl Node {
         };
         let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
         let streams = streams::start(
-            StreamsConfig { verify: verify_config(&config), ..StreamsConfig::default() },
+            StreamsConfig {
+                verify: verify_config(&config),
+                wan: WanConfig { batch_ms: config.wan.batch_ms, bytes_per_s: config.wan.bytes_per_s },
+                ..StreamsConfig::default()
+            },
             mesh.clone(),
             database.clone(),
             gossip.members(),
@@ -193,6 +203,7 @@ impl Node {
         let reloader = Reloader::new(&config, mesh.clone());
         spawn(Box::pin(announce_needs(streams.clone(), gossip.clone())));
 
+        let adapter = start_adapter(&config, &database, &ready, &tracker, &cancel).await?;
         let (cluster, stop) = (mesh.local_address()?, cancel.clone());
         let reporter = Reporter {
             database: database.clone(),
@@ -203,6 +214,7 @@ impl Node {
             ready,
             since_unix_ms: unix_ms(),
             reloader: reloader.clone(),
+            adapter,
         };
         let api = Api {
             database: database.clone(),
@@ -263,6 +275,40 @@ impl Node {
             Err(_) => tracing::warn!("the writer did not end in time; what is acknowledged is durable"),
         }
     }
+}
+
+/// Binds the SIP sockets and starts the adapter, if an Asterisk is attached.
+async fn start_adapter(
+    config: &Config,
+    database: &Database<RedbReads>,
+    ready: &Arc<AtomicBool>,
+    tracker: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Result<Option<Shown>, NodeError> {
+    if config.asterisk.is_empty() {
+        return Ok(None);
+    }
+    if let Some(attached) = config.asterisk.iter().find(|attached| attached.eid == database.eid()) {
+        return Err(NodeError::AsteriskEid { name: attached.name.clone(), what: own_eid(attached.eid) });
+    }
+    let bound = Bound::bind(&config.sip.listen).await;
+    let bound = bound.map_err(|(listen, error)| NodeError::ListenSip { listen: listen.into(), error })?;
+    let attachments = config.attachments(&bound.listening());
+    #[expect(clippy::disallowed_methods, reason = "the one draw of what the run's SIP identifiers come from")]
+    let seed = rand::random();
+    let driver = DriverConfig {
+        attachments,
+        seed,
+        now_unix_ms: unix_ms(),
+        ready: ready.clone(),
+        security_log: config.sip.security_log.clone(),
+        unix_ms,
+    };
+    let shown = driver::start(driver, bound, database.clone(), tracker, cancel);
+    for listen in &shown.listening {
+        tracing::info!(listen = String::from(*listen), asterisks = config.asterisk.len(), "SIP is up");
+    }
+    Ok(Some(shown))
 }
 
 fn read_token(config: &Config) -> Result<Option<String>, NodeError> {

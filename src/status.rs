@@ -19,6 +19,9 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// The families that this node shares, by name.
     pub families: Vec<FamilyStatus>,
+    /// The attached Asterisks; null without any.
+    #[serde(default)]
+    pub adapter: Option<AdapterStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,4 +114,66 @@ pub struct FollowStatus {
     pub lag_entries: Option<u64>,
     pub lag_ms: Option<u64>,
     pub connected: bool,
+}
+
+/// The SIP adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterStatus {
+    /// As `[sip] listen` has it.
+    pub listening: Vec<String>,
+    /// Refusals of messages that concern no attachment, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// In the order of the configuration.
+    pub asterisks: Vec<AsteriskStatus>,
+}
+
+/// One attached Asterisk. Counts are since the start of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsteriskStatus {
+    pub name: String,
+    /// Whether the last thing that was sent to it was answered.
+    pub reachable: bool,
+    /// How long ago anything last came from it; null: not since the start.
+    pub heard_ago_ms: Option<u64>,
+    /// Entries of the message that waits for its answer.
+    pub in_flight: u64,
+    /// Changes that it has not got yet.
+    pub lag_entries: u64,
+    /// Its PUBLISHes that were answered 200.
+    pub accepted: u64,
+    /// Entries of these that became writes.
+    pub written: u64,
+    /// Repetitions that were recognised.
+    pub repeated: u64,
+    /// Messages of ours that it answered 200, and the entries in them.
+    pub delivered: u64,
+    pub delivered_entries: u64,
+    /// Messages of ours that it did not.
+    pub failed: u64,
+    /// Entries that the patch cannot take, since they are too long.
+    pub undeliverable: u64,
+    /// How often it was found restarted.
+    pub restarts: u64,
+    /// Answers that waited because of its quota of updates.
+    pub delayed: u64,
+    /// Refusals by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Why the last message to it was not accepted, if it was not.
+    pub fault: Option<String>,
+}
+
+/// `2026-11-22 08:55:00 UTC`. The date by Howard Hinnant's `civil_from_days`: years that begin in March put the
+/// leap day last.
+pub fn utc(unix_s: u64) -> String {
+    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }

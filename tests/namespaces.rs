@@ -30,20 +30,8 @@ struct Lab {
 
 impl Lab {
     fn start() -> Self {
-        let network = Network::new(3);
-        let mut plan = common::plan(3, &SHARED);
-        for (node, plan) in plan.nodes.iter_mut().enumerate() {
-            plan.listen = Some(network.address(node));
-            plan.launcher = network.launcher(node);
-        }
-        let mut fleet = common::prepare(plan);
-        for node in 0..3 {
-            network.carry_http(node, fleet.http(node));
-            fleet.spawn(node).expect("started");
-        }
-        for node in 0..3 {
-            fleet.wait_ready(node).expect("ready");
-        }
+        let network = Network::new(&[0, 0, 0]);
+        let fleet = netns::start(&network, common::plan(3, &SHARED));
         Self { fleet, network, acks: Acks::default() }
     }
 
@@ -129,6 +117,26 @@ impl Lab {
         );
         assert!(took < EQUAL_MAX, "{what}: {took:?}");
     }
+}
+
+#[test]
+fn the_same_with_the_disk_of_the_node_that_was_cut_off_wiped_meanwhile() {
+    if !netns::available() {
+        return;
+    }
+    let mut lab = Lab::start();
+    let own: Vec<_> = (0..200).map(|key| (format!("/uni/own/{key}"), key.to_string())).collect();
+    lab.write(C, &own);
+    lab.settle("before the cut", SOON);
+    lab.cut_off();
+    lab.fleet.kill_9(C).expect("killed");
+    std::fs::remove_dir_all(lab.fleet.data_dir(C)).expect("wiped");
+    // It finds nobody, and so is ready with nothing. What it writes now, it writes on the new disk.
+    lab.fleet.restart(C).expect("it starts with nothing");
+    assert_eq!(lab.fleet.api(C).value("/uni/own/7").expect("an answer"), None);
+    lab.write_on_both_sides("wiped");
+    lab.heal_and_settle("wiped");
+    assert_eq!(lab.fleet.api(C).value("/uni/own/7").expect("an answer").as_deref(), Some("7"), "its own copy is back");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub fn mixed(seed: u64) -> History {
             sweep_every_us: (busy_us / 12).max(SECOND),
             each_commit: true,
             books: true,
+            spread: false,
             dial_needed: root.fork(21).chance(500),
             warm_start: false,
         },
@@ -97,6 +98,7 @@ pub fn links(rng: &mut Rng) -> Links {
     Links {
         near_us: table(rng, near),
         far_us: table(rng, far),
+        far_by_sites: false,
         near_loss_per_mille: if lossy { rng.below(20) } else { 0 },
         far_loss_per_mille: if lossy { rng.below(100) } else { 1 },
         far_bytes_per_s: *rng.pick(&[0, 0, 20_000, 1_000_000]),

@@ -273,8 +273,8 @@ impl World {
             self.stats.frames_too_long += 1;
         }
         // Who sends such a thing is hung up on; what it had to say comes again, from the durable cursor.
-        let follows = &self.hosts[to].process.as_ref().expect("checked before it fired").follows;
-        let streams: Vec<_> = follows.range((from, 0)..=(from, usize::MAX)).map(|((_, family), _)| *family).collect();
+        let follows = &mut self.hosts[to].process.as_mut().expect("checked before it fired").follows;
+        let streams: Vec<_> = follows.of_host_mut(from).map(|(family, _)| family).collect();
         for family in streams {
             self.retry_later(to, from, family);
         }

@@ -90,6 +90,8 @@ pub struct FamilySpec {
 pub struct Links {
     pub near_us: Vec<Us>,
     pub far_us: Vec<Us>,
+    /// Two sites are always equally far from each other; else each frame draws its delay.
+    pub far_by_sites: bool,
     pub near_loss_per_mille: u64,
     pub far_loss_per_mille: u64,
     /// Bytes per second of one direction between two nodes of different sites; 0 is unlimited.
@@ -124,6 +126,8 @@ pub struct Checking {
     pub books: bool,
     /// Whether only those connect of whom one needs the other, as in large clusters; else everyone connects.
     pub dial_needed: bool,
+    /// Whether the way of each client's write through the cluster is measured.
+    pub spread: bool,
     /// Whether all nodes know and reach each other when the world begins.
     pub warm_start: bool,
 }

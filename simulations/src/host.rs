@@ -8,7 +8,7 @@ use kinfolk::core::eid::Eid;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
-use kinfolk::core::topology::Patience;
+use kinfolk::core::topology::{Member, Patience};
 use kinfolk::store::memory::MemoryStore;
 
 use crate::clock::{Us, WallClock};
@@ -16,6 +16,7 @@ use crate::history::{FamilyIx, HostId, NodeSpec};
 use crate::judge::Elsewhere;
 use crate::model::DiskModel;
 use crate::sources::Sources;
+use crate::table::Table;
 use crate::verify::Verifying;
 
 pub struct Host {
@@ -28,6 +29,8 @@ pub struct Host {
     pub model: DiskModel,
     pub snapshots: Vec<(MemoryStore, DiskModel)>,
     pub process: Option<Process>,
+    /// When the present process was started.
+    pub up_since: Us,
     /// How often it has been started; events of an earlier process are void.
     pub incarnation: u32,
     pub gone_for_good: bool,
@@ -63,13 +66,15 @@ pub struct Process {
     pub inbox: VecDeque<Queued>,
     pub commit_due: bool,
     pub plan_due: bool,
-    pub follows: BTreeMap<(HostId, FamilyIx), Box<Follow>>,
+    pub follows: Table<Follow>,
     pub sources: Sources,
     /// What the replica has been told of the modes elsewhere.
     pub elsewhere_told: Elsewhere,
     /// The same as the judge knows it: only once it is committed.
     pub elsewhere_judged: Elsewhere,
     pub wall_max: UnixMs,
+    /// The members of the last plan.
+    pub members: Vec<Member>,
     pub patience: Patience,
     /// To whom it needs a connection, and whom of these it cannot reach.
     pub dial: BTreeSet<Eid>,

@@ -59,8 +59,7 @@ impl World {
         self.ledger_is_true(node)?;
         self.feed_is_true(node)?;
         self.view_is_true(node)?;
-        let peers = process.follows.keys().copied().collect::<BTreeSet<_>>();
-        for (peer, family) in peers {
+        for ((peer, family), _) in process.follows.by_host() {
             self.cursor_is_honest(node, peer, family)?;
         }
         ensure(process.inbox.len() < 100_000, Check::Bounded, || format!("node {node}: the inbox has no end"))

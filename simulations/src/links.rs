@@ -1,6 +1,6 @@
 //! Connections and beliefs as events: sending, breaking and making connections, gossip that arrives late.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use kinfolk::core::eid::Eid;
 use kinfolk::core::topology::{Loss, Losses, Member, Plan};
@@ -10,31 +10,26 @@ use crate::clock::{MS, SECOND};
 use crate::history::HostId;
 use crate::host::Follow;
 use crate::membership::components;
-use crate::network::Frame;
+use crate::network::{Frame, Pair};
 use crate::world::{Event, World};
-
-/// A site's name in gossip.
-pub fn site_name(site: usize) -> String {
-    format!("s{site}")
-}
 
 impl World {
     /// Sends a frame on the connection that the sender believes in.
     pub fn send(&mut self, mut frame: Frame) {
-        if self.hosts[frame.from].version != 1 {
+        if self.hosts[frame.from()].version != 1 {
             // The third byte of a frame is the version of the protocol.
             let mut bytes = frame.bytes.to_vec();
-            bytes[2] = self.hosts[frame.from].version;
+            bytes[2] = self.hosts[frame.from()].version;
             frame.bytes = bytes.into();
             frame.damaged = true;
         }
-        let (from, to) = (frame.from, frame.to);
+        let (from, to) = (frame.from(), frame.to());
         if frame.epoch == 0 || !self.net.pair(from, to).up || self.net.pair(from, to).epoch != frame.epoch {
             return;
         }
         let near = self.near(from, to);
         let transit = self.net.transit_us(from, to, near, frame.bytes.len(), self.now);
-        self.schedule(transit, Event::Frame(Box::new(frame)));
+        self.schedule(transit, Event::Frame(frame));
     }
 
     // ---- connections ----------------------------------------------------------------------------
@@ -52,24 +47,21 @@ impl World {
         if self.history.checking.dial_needed && !self.needs(a, b) && !self.needs(b, a) {
             return;
         }
-        self.net.pair_mut(a, b).connecting = true;
+        let pair = *self.net.pair(a, b);
+        self.net.set_pair(a, b, Pair { connecting: true, ..pair });
         let warm = self.history.checking.warm_start && self.now == 0;
         let pause = if warm { 0 } else { self.rng.between(5 * MS, self.history.timing.retry_us.1) };
         self.schedule(pause, Event::Connected { a, b });
     }
 
     pub fn on_connected(&mut self, a: HostId, b: HostId) -> Checked {
-        self.net.pair_mut(a, b).connecting = false;
-        if self.net.pair(a, b).up {
+        let pair = *self.net.pair(a, b);
+        if pair.up || !self.may_connect(a, b) {
+            self.net.set_pair(a, b, Pair { connecting: false, ..pair });
             return Ok(());
         }
-        if !self.may_connect(a, b) {
-            return Ok(());
-        }
-        let pair = self.net.pair_mut(a, b);
-        pair.up = true;
-        pair.epoch += 1;
-        let epoch = pair.epoch;
+        let epoch = pair.epoch + 1;
+        self.net.set_pair(a, b, Pair { epoch, up: true, connecting: false });
         for (node, peer) in [(a, b), (b, a)] {
             if self.net.believed(node, peer) != 0 {
                 self.forget_connection(node, peer)?;
@@ -85,10 +77,10 @@ impl World {
         let incarnation = self.hosts[node].incarnation;
         let Some(process) = &mut self.hosts[node].process else { return };
         let mut families = Vec::new();
-        for ((_, family), follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
+        for (family, follow) in process.follows.of_host_mut(peer) {
             if follow.stream == 0 && !follow.retry_due {
                 follow.retry_due = true;
-                families.push(*family);
+                families.push(family);
             }
         }
         for family in families {
@@ -98,14 +90,15 @@ impl World {
 
     /// Breaks a connection; each side learns of it in its own time.
     pub fn break_connection(&mut self, a: HostId, b: HostId) {
-        let pair = self.net.pair_mut(a, b);
+        let pair = *self.net.pair(a, b);
         if !pair.up {
             return;
         }
-        pair.up = false;
         let epoch = pair.epoch;
-        pair.epoch += 1;
-        self.net.held.retain(|frame| (frame.from.min(frame.to), frame.from.max(frame.to)) != (a.min(b), a.max(b)));
+        self.net.set_pair(a, b, Pair { epoch: epoch + 1, up: false, ..pair });
+        self.net
+            .held
+            .retain(|frame| (frame.from().min(frame.to()), frame.from().max(frame.to())) != (a.min(b), a.max(b)));
         for (node, peer) in [(a, b), (b, a)] {
             let late = if self.rng.chance(500) { self.history.links.idle_timeout_us } else { 50 * MS };
             let after = self.rng.below(late);
@@ -127,10 +120,10 @@ impl World {
         self.break_sessions_with(node, peer)?;
         let Some(process) = &mut self.hosts[node].process else { return Ok(()) };
         for family in 0..self.families.len() {
-            process.sources.remove((family, peer));
+            process.sources.remove(family, peer);
         }
-        for (_, follow) in process.follows.range_mut((peer, 0)..=(peer, usize::MAX)) {
-            **follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+        for (_, follow) in process.follows.of_host_mut(peer) {
+            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
         }
         Ok(())
     }
@@ -242,49 +235,71 @@ impl World {
         Ok(())
     }
 
-    /// The members as one node sees them, and the host behind each EID. Of two clones gossip shows one,
-    /// now this, now that.
-    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, BTreeMap<Eid, HostId>) {
+    /// The members as one node sees them, and the host behind each EID, both in the order of EIDs. Of two clones
+    /// gossip shows one, now this, now that.
+    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, Vec<(Eid, HostId)>) {
         let me = self.hosts[node].eid;
-        let mut route: BTreeMap<Eid, HostId> = BTreeMap::new();
-        let others = |world: &Self, live: bool| {
-            let of = |subject: &HostId| {
-                world.hosts[*subject].eid != me && world.views.belief(node, *subject).says_live() == live
-            };
-            (0..world.hosts.len()).filter(of).collect::<Vec<_>>()
-        };
-        for subject in others(self, true) {
+        let mut route: Vec<(Eid, HostId)> = Vec::with_capacity(self.hosts.len());
+        for subject in (0..self.hosts.len()).filter(|subject| self.hosts[*subject].eid != me) {
+            if !self.views.belief(node, subject).says_live() {
+                continue;
+            }
             let eid = self.hosts[subject].eid;
-            if !route.contains_key(&eid) || self.rng.chance(500) {
-                route.insert(eid, subject);
+            match route.binary_search_by_key(&eid, |(eid, _)| *eid) {
+                Err(at) => route.insert(at, (eid, subject)),
+                Ok(at) if self.rng.chance(500) => route[at].1 = subject,
+                Ok(_) => {}
             }
         }
-        let mut members: Vec<Member> =
-            route.values().filter_map(|subject| self.member_seen_by(node, *subject, true)).collect();
-        for subject in others(self, false) {
-            if !route.contains_key(&self.hosts[subject].eid) {
-                members.extend(self.member_seen_by(node, subject, false));
-            }
-        }
-        (members, route)
+        (self.members_of(node, &route), route)
     }
 
-    fn member_seen_by(&self, node: HostId, subject: HostId, live: bool) -> Option<Member> {
-        let heard = self.views.heard(node, subject)?;
-        Some(Member {
-            eid: self.hosts[subject].eid,
-            run: heard.run,
-            site: site_name(self.hosts[subject].spec.site),
-            address: String::new(),
-            protocol_version: 1,
-            version: String::new(),
-            families: (*heard.families).clone(),
-            roots: BTreeMap::new(),
-            head: 0,
-            unreached: (*heard.unreached).clone(),
-            live,
-            connected: live && self.net.believed(node, subject) != 0,
-        })
+    /// The live ones of the route, and the dead of whom something was heard, in the order of EIDs.
+    fn members_of(&mut self, node: HostId, route: &[(Eid, HostId)]) -> Vec<Member> {
+        let me = self.hosts[node].eid;
+        let mut known: Vec<(Eid, HostId, bool)> = route.iter().map(|(eid, subject)| (*eid, *subject, true)).collect();
+        for (subject, host) in self.hosts.iter().enumerate() {
+            let live = host.eid == me || self.views.belief(node, subject).says_live();
+            if !live && route.binary_search_by_key(&host.eid, |(eid, _)| *eid).is_err() {
+                known.push((host.eid, subject, false));
+            }
+        }
+        known.sort_unstable();
+        known.dedup_by_key(|(eid, ..)| *eid);
+        let process = self.hosts[node].process.as_mut().expect("checked by the caller");
+        // Most are as they were when the last plan was made.
+        let mut before = std::mem::take(&mut process.members).into_iter().peekable();
+        let member = |(eid, subject, live): (Eid, HostId, bool)| {
+            let heard = self.views.heard(node, subject)?;
+            let connected = live && self.net.believed(node, subject) != 0;
+            while before.next_if(|member| member.eid < eid).is_some() {}
+            let site = &self.sites[self.hosts[subject].spec.site];
+            let same = |member: &Member| {
+                member.eid == eid
+                    && member.run == heard.run
+                    && member.site == *site
+                    && member.families == *heard.families
+                    && member.unreached == *heard.unreached
+            };
+            if let Some(member) = before.next_if(same) {
+                return Some(Member { live, connected, ..member });
+            }
+            Some(Member {
+                eid,
+                run: heard.run,
+                site: site.clone(),
+                address: String::new(),
+                protocol_version: 1,
+                version: String::new(),
+                families: (*heard.families).clone(),
+                roots: Default::default(),
+                head: 0,
+                unreached: (*heard.unreached).clone(),
+                live,
+                connected,
+            })
+        };
+        known.into_iter().filter_map(member).collect()
     }
 
     /// Which needed connections are waited for in vain by now.
@@ -346,7 +361,7 @@ impl World {
         let held = std::mem::take(&mut self.net.held);
         let after = self.rng.between(20 * MS, 400 * MS);
         for frame in held {
-            self.schedule(after, Event::Frame(Box::new(frame)));
+            self.schedule(after, Event::Frame(frame));
         }
         self.topology_changed();
     }

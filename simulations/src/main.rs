@@ -14,10 +14,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use simulations::check::Check;
 use simulations::clock::SECOND;
 use simulations::history::{History, VerifyMode};
+use simulations::page::Subject;
 use simulations::run::run;
 use simulations::shrink::{Kept, shrink, told};
 use simulations::swarm::Swarm;
-use simulations::{draw, page, report, scenario};
+use simulations::{draw, edge, page, report, scenario};
+
+use crate::pace::Pace;
+
+mod pace;
+
+/// A cluster in one process is millions of small pieces that die in another order than they were born: glibc's
+/// allocator took a third of a large run.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How many runs may be spent on making a failed history shorter.
 const SHRINK_RUNS_MAX: usize = 600;
@@ -40,12 +50,21 @@ struct Arguments {
     /// Whether nodes verify: on, off, or only (streams bring the first copy of a family, verifies all else).
     #[arg(long, value_name = "MODE", conflicts_with = "swarm")]
     verify: Option<VerifyMode>,
+    /// Loss between sites, in per cent, instead of the scenario's.
+    #[arg(long, value_name = "PER_CENT", requires = "scenario")]
+    loss: Option<u64>,
     /// List the included scenarios.
     #[arg(long)]
     list: bool,
     /// Run this many seeds of the mixed swarm.
     #[arg(long, value_name = "SEEDS")]
     swarm: Option<u64>,
+    /// Run this many seeds of the edge world: nodes with attached Asterisks.
+    #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
+    edge: Option<u64>,
+    /// Run one key and two writers with a crash of either side at every step.
+    #[arg(long, conflicts_with_all = ["swarm", "scenario", "edge"])]
+    edge_steps: bool,
     /// End a swarm after this many minutes, passed or not run.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -76,17 +95,24 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if arguments.edge_steps {
+        return edge_steps();
+    }
+    if let Some(seeds) = arguments.edge {
+        return edge_swarm(&arguments, seeds);
+    }
     match arguments.swarm {
         Some(seeds) => swarm(&arguments, seeds),
         None => one(&arguments),
     }
 }
 
-/// The history to run, and the arguments that name it.
-fn history(arguments: &Arguments) -> Result<(History, String), String> {
+/// The history to run, and what is told of it: with the arguments that name it.
+fn history(arguments: &Arguments) -> Result<(History, Subject), String> {
     let Some(name) = &arguments.scenario else {
         let seed = arguments.seed.unwrap_or(1);
-        return Ok((draw::mixed(seed), format!("--seed {seed}")));
+        let (title, about) = (format!("Seed {seed}"), "A cluster and its misfortunes, drawn from a seed.".to_owned());
+        return Ok((draw::mixed(seed), Subject { title, about, sites: Vec::new(), replay: format!("--seed {seed}") }));
     };
     let included = scenario::INCLUDED.iter().find(|(included, _)| included == name);
     let text = match included {
@@ -95,12 +121,18 @@ fn history(arguments: &Arguments) -> Result<(History, String), String> {
             .map_err(|error| format!("'{name}' is no included scenario (see --list), and as a file: {error}"))?,
     };
     let history = scenario::read(&text, arguments.seed).map_err(|error| format!("scenario '{name}': {error}"))?;
-    let replay = format!("--scenario {name} --seed {}", history.seed);
-    Ok((history, replay))
+    let mut history = history;
+    let mut replay = format!("--scenario {name} --seed {}", history.seed);
+    if let Some(per_cent) = arguments.loss {
+        history.links.far_loss_per_mille = per_cent * 10;
+        replay += &format!(" --loss {per_cent}");
+    }
+    let (about, sites) = scenario::told(&text);
+    Ok((history, Subject { title: name.clone(), about, sites, replay }))
 }
 
 fn one(arguments: &Arguments) -> ExitCode {
-    let (whole, mut replay) = match history(arguments) {
+    let (whole, mut subject) = match history(arguments) {
         Ok(found) => found,
         Err(error) => {
             eprintln!("{error}");
@@ -110,20 +142,27 @@ fn one(arguments: &Arguments) -> ExitCode {
     println!("seed: {}", whole.seed);
     let kept = arguments.keep.clone().unwrap_or_else(|| Kept::all(&whole));
     if arguments.keep.is_some() {
-        replay += &format!(" --keep '{kept}'");
+        subject.replay += &format!(" --keep '{kept}'");
     }
     let mut history = kept.of(&whole);
     if let Some(mode) = arguments.verify {
         history.verify.mode = mode;
-        replay += &format!(" --verify {}", format!("{mode:?}").to_lowercase());
+        subject.replay += &format!(" --verify {}", format!("{mode:?}").to_lowercase());
     }
     let started = Instant::now();
     let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
-    let outcome = run(history, true, &mut |world| bar.set_position(world.now.min(end_us) / SECOND));
+    let mut pace = Pace::new(&history);
+    let outcome = run(history, true, &mut |world| {
+        bar.set_position(world.now.min(end_us) / SECOND);
+        pace.note(world);
+    });
     bar.finish_and_clear();
-    print!("{}", report::summary(&outcome, started.elapsed()));
+    print!("{}{}", report::summary(&outcome, started.elapsed()), pace.told(outcome.virtual_us));
+    if let Some(world) = outcome.world.as_ref().filter(|world| world.history.checking.spread) {
+        print!("{}", world.spread_table());
+    }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
-        if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
+        if let Err(error) = std::fs::write(file, page::page(&subject, &outcome, world)) {
             eprintln!("{} cannot be written: {error}", file.display());
             return ExitCode::from(2);
         }
@@ -132,10 +171,10 @@ fn one(arguments: &Arguments) -> ExitCode {
     if let Some(violation) = &outcome.violation {
         println!("violated: {violation}");
         if arguments.keep.is_none() {
-            tell_shortest(&whole, violation.check, &replay);
+            tell_shortest(&whole, violation.check, &subject.replay);
         }
         println!("commit: {}", commit());
-        println!("replay: cargo run --release -p simulations -- {replay}");
+        println!("replay: cargo run --release -p simulations -- {}", subject.replay);
     }
     println!("trace: {:016x}", outcome.trace);
     if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -199,6 +238,41 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     println!("trace: {:016x}", found.trace);
     let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge_steps() -> ExitCode {
+    println!("seed: 1");
+    let started = Instant::now();
+    let result = edge::steps::everything();
+    match &result {
+        Ok(runs) => println!("{runs} crashes in {:.1} s, each check held", started.elapsed().as_secs_f64()),
+        Err((what, violation)) => {
+            println!("violated: {what}: {violation}");
+            println!("replay: cargo run --release -p simulations -- --edge-steps");
+        }
+    }
+    println!("trace: {:016x}", edge::run(edge::steps::quiet_pair(20, vec![(12_000, edge::steps::put(0))])).trace);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
+    let first_seed = arguments.seed.unwrap_or(1);
+    println!("seed: {first_seed}");
+    let started = Instant::now();
+    let limit = Duration::from_secs(arguments.minutes * 60);
+    let bar = progress_bar(seeds, "seeds");
+    let found = edge::swarm(first_seed, seeds, arguments.threads.max(1), &|| started.elapsed() > limit, &|done| {
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    println!("{} of {seeds} seeds in {:.1} s", found.runs, started.elapsed().as_secs_f64());
+    println!("{:?}", found.stats);
+    if let Some((seed, violation)) = &found.failure {
+        println!("violated: seed {seed}: {violation}");
+        println!("replay: cargo run --release -p simulations -- --edge 1 --seed {seed}");
+    }
+    println!("trace: {:016x}", found.trace);
+    if found.failure.is_none() && found.runs == seeds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(feature = "mutants")]

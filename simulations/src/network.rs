@@ -7,30 +7,42 @@
 use std::sync::Arc;
 
 use crate::clock::{MS, SECOND, Us};
-use crate::history::{HostId, Links};
-use crate::rng::Rng;
+use crate::history::{FamilyIx, HostId, Links};
+use crate::rng::{Rng, mix};
 
-/// One side's request or the other's answer on one stream.
+/// One side's request or the other's answer on one stream. Small: a thousand of them leave at each commit.
 #[derive(Debug)]
 pub struct Frame {
-    pub from: HostId,
-    pub to: HostId,
+    pub from: u32,
+    pub to: u32,
     /// The connection it travels on.
     pub epoch: u32,
     pub stream: u64,
     /// Its place in the stream: what comes early waits for what was sent before it.
     pub place: u32,
-    pub family: usize,
+    pub family: u32,
     /// From the source of the stream to its follower.
     pub from_source: bool,
     /// Of a reconcile: from the side that answers if `from_source`.
     pub reconcile: bool,
     /// Followers that are equally far are sent the same bytes.
     pub bytes: Arc<[u8]>,
-    /// The connection broke when only so many bytes had arrived.
-    pub cut_at: Option<usize>,
     /// The damage is our own: the receiver must refuse it.
     pub damaged: bool,
+}
+
+impl Frame {
+    pub fn from(&self) -> HostId {
+        self.from as HostId
+    }
+
+    pub fn to(&self) -> HostId {
+        self.to as HostId
+    }
+
+    pub fn family(&self) -> FamilyIx {
+        self.family as FamilyIx
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,8 +50,6 @@ pub struct Pair {
     pub epoch: u32,
     pub up: bool,
     pub connecting: bool,
-    /// The connection that the lower and the higher host believe to stand; 0 for none.
-    pub believed: [u32; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -53,9 +63,15 @@ pub struct SlowLink {
 
 pub struct Network {
     hosts: usize,
+    /// The site of each host.
+    sites: Vec<usize>,
     pub links: Links,
+    /// Each pair twice, by either host first: what a host sends to many lies side by side.
     pairs: Vec<Pair>,
+    /// What each host believes of its connection to each peer.
+    believed: Vec<u32>,
     blocked: Vec<bool>,
+    any_blocked: bool,
     free_at: Vec<Us>,
     pub bytes: Vec<u64>,
     pub frames: u64,
@@ -65,13 +81,16 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(hosts: usize, links: Links, rng: Rng) -> Self {
+    pub fn new(hosts: usize, sites: Vec<usize>, links: Links, rng: Rng) -> Self {
         let square = hosts * hosts;
         Self {
             hosts,
+            sites,
             links,
             pairs: vec![Pair::default(); square],
+            believed: vec![0; square],
             blocked: vec![false; square],
+            any_blocked: false,
             free_at: vec![0; square],
             bytes: vec![0; square],
             frames: 0,
@@ -82,24 +101,25 @@ impl Network {
     }
 
     pub fn pair(&self, a: HostId, b: HostId) -> &Pair {
-        &self.pairs[a.min(b) * self.hosts + a.max(b)]
+        &self.pairs[a * self.hosts + b]
     }
 
-    pub fn pair_mut(&mut self, a: HostId, b: HostId) -> &mut Pair {
-        &mut self.pairs[a.min(b) * self.hosts + a.max(b)]
+    pub fn set_pair(&mut self, a: HostId, b: HostId, pair: Pair) {
+        self.pairs[a * self.hosts + b] = pair;
+        self.pairs[b * self.hosts + a] = pair;
     }
 
-    /// The connection to `peer` that `host` believes to stand.
+    /// The connection to `peer` that `host` believes to stand; 0 for none.
     pub fn believed(&self, host: HostId, peer: HostId) -> u32 {
-        self.pair(host, peer).believed[usize::from(host > peer)]
+        self.believed[host * self.hosts + peer]
     }
 
     pub fn set_believed(&mut self, host: HostId, peer: HostId, epoch: u32) {
-        self.pair_mut(host, peer).believed[usize::from(host > peer)] = epoch;
+        self.believed[host * self.hosts + peer] = epoch;
     }
 
     pub fn blocked(&self, from: HostId, to: HostId) -> bool {
-        self.blocked[from * self.hosts + to]
+        self.any_blocked && self.blocked[from * self.hosts + to]
     }
 
     pub fn open_both_ways(&self, a: HostId, b: HostId) -> bool {
@@ -112,6 +132,14 @@ impl Network {
                 self.blocked[from * self.hosts + to] = blocked(from, to);
             }
         }
+        self.any_blocked = self.blocked.contains(&true);
+    }
+
+    /// The delay between the sites of two hosts, where that is always the same.
+    pub fn far_delay_us(&self, a: HostId, b: HostId) -> Option<Us> {
+        let (a, b) = (*self.sites.get(a)? as u64, *self.sites.get(b)? as u64);
+        let at = mix(a.min(b) << 32 | a.max(b)) % self.links.far_us.len() as u64;
+        self.links.far_by_sites.then(|| self.links.far_us[at as usize])
     }
 
     /// How long a frame of this size takes now, from one host to another.
@@ -120,7 +148,10 @@ impl Network {
         self.bytes[at] += bytes as u64;
         self.frames += 1;
         let table = if near { &self.links.near_us } else { &self.links.far_us };
-        let mut delay = *self.rng.pick(table);
+        let mut delay = match self.far_delay_us(from, to) {
+            Some(fixed) if !near => fixed,
+            _ => *self.rng.pick(table),
+        };
         let mut loss = if near { self.links.near_loss_per_mille } else { self.links.far_loss_per_mille };
         for slow in self.slow.iter().filter(|slow| slow.until > now) {
             if (slow.a, slow.b) == (from, to) || (slow.b, slow.a) == (from, to) {
@@ -128,7 +159,8 @@ impl Network {
                 loss += slow.loss_per_mille;
             }
         }
-        // What is lost is sent again after a timeout that doubles.
+        // What is lost is sent again after a timeout that doubles, as QUIC's probe timeout does: a round trip and what a
+        // receiver may hold back its acknowledgement (RFC 9002, 6.2.1).
         let mut timeout = 2 * delay + 20 * MS;
         while loss > 0 && timeout < 5 * SECOND && self.rng.chance(loss.min(900)) {
             delay += timeout;

@@ -22,6 +22,8 @@ use crate::membership::Told;
 use crate::model::Held;
 use crate::rng::mix;
 use crate::sources::Sources;
+use crate::spread;
+use crate::table::Table;
 use crate::verify::Verifying;
 use crate::world::{Event, World};
 
@@ -40,6 +42,7 @@ impl World {
         let timing = &self.history.timing;
         let host = &mut self.hosts[node];
         host.incarnation += 1;
+        host.up_since = now;
         let wall = host.wall(now);
         let mut settings = Settings::new(host.eid);
         settings.limits = Limits { value_max_bytes: host.spec.value_max_bytes, ..Limits::default() };
@@ -49,11 +52,12 @@ impl World {
             inbox: VecDeque::new(),
             commit_due: false,
             plan_due: false,
-            follows: BTreeMap::new(),
+            follows: Table::default(),
             sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
+            members: Vec::new(),
             patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
             dial: BTreeSet::new(),
             unreached: Arc::default(),
@@ -125,12 +129,16 @@ impl World {
         }
         process.wall_max = process.wall_max.max(wall);
         let kept = if judged { inputs.clone() } else { Vec::new() };
+        let arriving = if self.history.checking.spread { spread::arriving(&inputs) } else { Vec::new() };
         let result = process.replica.handle(inputs, wall);
         // A fate that met no commit is over: the batch changed nothing.
         process.replica.store_mut().forget_planned_failures();
         self.stats.commits += 1;
         match result {
             Ok(committed) => {
+                if self.history.checking.spread {
+                    self.note_spread(node, &arriving, &committed);
+                }
                 if judged {
                     self.judge(node, &kept, &committed, wall)?;
                 }

@@ -76,7 +76,7 @@ impl World {
         let session = session(peer, family, Machine::Opener(machine), snapshot);
         process.verifying.sessions.insert((stream, true), session);
         if bootstrap {
-            let follow = process.follows.get_mut(&(peer, family)).expect("it is being followed");
+            let follow = process.follows.get_mut(family, peer).expect("it is being followed");
             (follow.stream, follow.replied, follow.applying, follow.next_place) = (stream, false, false, 0);
             follow.waiting.clear();
         }
@@ -198,16 +198,15 @@ impl World {
         session.next_out += 1;
         let epoch = self.net.believed(node, peer);
         let frame = Frame {
-            from: node,
-            to: peer,
+            from: node as u32,
+            to: peer as u32,
             epoch,
             stream,
             place,
-            family,
+            family: family as u32,
             from_source: !opened,
             reconcile: true,
             bytes: bytes.into(),
-            cut_at: None,
             damaged: false,
         };
         self.send(frame);
@@ -215,7 +214,7 @@ impl World {
     }
 
     pub fn on_reconcile_frame(&mut self, frame: Frame) -> Checked {
-        let (node, stream) = (frame.to, frame.stream);
+        let (node, from, stream) = (frame.to(), frame.from(), frame.stream);
         let opened = frame.from_source;
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         if let Some(session) = process.verifying.sessions.get_mut(&(stream, opened)) {
@@ -232,14 +231,14 @@ impl World {
             }
             Err(error) => {
                 self.stats.frames_refused += 1;
-                self.schedule(MS, Event::ReconcileOver { node: frame.from, stream, opened: true });
-                let versions_differ = self.hosts[node].version != self.hosts[frame.from].version;
+                self.schedule(MS, Event::ReconcileOver { node: from, stream, opened: true });
+                let versions_differ = self.hosts[node].version != self.hosts[from].version;
                 return ensure(frame.damaged || versions_differ, Check::Wire, || {
-                    format!("node {node} refused a good request of node {}: {error}", frame.from)
+                    format!("node {node} refused a good request of node {}: {error}", from)
                 });
             }
         };
-        self.answer(node, frame.from, frame.family, stream, &ask)
+        self.answer(node, from, frame.family(), stream, &ask)
     }
 
     fn answer(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64, ask: &Compare) -> Checked {
@@ -272,16 +271,15 @@ impl World {
                 let epoch = self.net.believed(node, peer);
                 let (from_source, reconcile) = (true, true);
                 let frame = Frame {
-                    from: node,
-                    to: peer,
+                    from: node as u32,
+                    to: peer as u32,
                     epoch,
                     stream,
                     place: 0,
-                    family,
+                    family: family as u32,
                     from_source,
                     reconcile,
                     bytes,
-                    cut_at: None,
                     damaged: false,
                 };
                 self.send(frame);
@@ -337,9 +335,9 @@ impl World {
             self.verify_ended(node, &family, eid, Verdict::Failed);
             return Ok(());
         }
-        let at = (session.peer, session.family);
-        if process.follows.get(&at).is_some_and(|follow| follow.stream == stream) {
-            self.retry_later(node, at.0, at.1);
+        let (peer, family) = (session.peer, session.family);
+        if process.follows.get(family, peer).is_some_and(|follow| follow.stream == stream) {
+            self.retry_later(node, peer, family);
         }
         Ok(())
     }
@@ -358,8 +356,9 @@ impl World {
             }
             return Ok(());
         }
-        let comparing = process.follows.iter_mut().find(|(_, follow)| follow.stream == stream);
-        let Some((&(peer, family), follow)) = comparing else { return Ok(()) };
+        let comparing = process.follows.by_host().find(|(_, follow)| follow.stream == stream);
+        let Some(((peer, family), _)) = comparing else { return Ok(()) };
+        let follow = process.follows.get_mut(family, peer).expect("it has just been found");
         match follow.follower.as_mut().expect("it compares").on_compared(&ended) {
             Some(next) => self.act(node, peer, family, next),
             None => {
@@ -373,8 +372,8 @@ impl World {
     fn follow_anew(&mut self, node: HostId, family: &Family, eid: Eid) {
         let ix = self.family_ix[family];
         let process = self.hosts[node].process.as_ref().expect("it is up");
-        let followed = process.follows.iter().find(|((peer, of), _)| *of == ix && self.hosts[*peer].eid == eid);
-        let Some((&(peer, _), follow)) = followed else { return };
+        let followed = process.follows.by_host().find(|((peer, of), _)| *of == ix && self.hosts[*peer].eid == eid);
+        let Some(((peer, _), follow)) = followed else { return };
         let Some(mode) = process.replica.ledger().families.mode_of(family) else { return };
         let drop_cursor = Some(follow.wanted);
         let crossing = !self.near(node, peer);

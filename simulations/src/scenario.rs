@@ -18,6 +18,7 @@ use crate::rng::Rng;
 /// Scenarios that come with the program.
 pub const INCLUDED: &[(&str, &str)] = &[
     ("split-brain", include_str!("../scenarios/split-brain.toml")),
+    ("bad-day", include_str!("../scenarios/bad-day.toml")),
     ("one-way-wan", include_str!("../scenarios/one-way-wan.toml")),
     ("flapping-site", include_str!("../scenarios/flapping-site.toml")),
     ("rolling-restart", include_str!("../scenarios/rolling-restart.toml")),
@@ -29,13 +30,17 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("thousand-nodes-idle", include_str!("../scenarios/thousand-nodes-idle.toml")),
     ("dead-origin", include_str!("../scenarios/dead-origin.toml")),
     ("verify-load", include_str!("../scenarios/verify-load.toml")),
+    ("ten-sites", include_str!("../scenarios/ten-sites.toml")),
+    ("hundred-sites", include_str!("../scenarios/hundred-sites.toml")),
+    ("hundred-sites-calm", include_str!("../scenarios/hundred-sites-calm.toml")),
+    ("ten-sites-calm", include_str!("../scenarios/ten-sites-calm.toml")),
+    ("flapping-relay", include_str!("../scenarios/flapping-relay.toml")),
     ("five-nodes-three-sites", include_str!("../scenarios/five-nodes-three-sites.toml")),
 ];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[expect(dead_code, reason = "for the reader of the file")]
     about: String,
     #[serde(default = "one")]
     seed: u64,
@@ -60,10 +65,13 @@ struct File {
     checks: ChecksFile,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Site {
     nodes: usize,
+    /// So many sites like this one, numbered behind the name.
+    #[serde(default)]
+    copies: usize,
     /// The last so many of them are down until a `join` fault.
     #[serde(default)]
     absent: usize,
@@ -78,6 +86,7 @@ struct Site {
 struct LinkFile {
     near_ms: [u64; 2],
     far_ms: [u64; 2],
+    far_by_sites: bool,
     far_loss_per_mille: u64,
     far_bytes_per_s: u64,
     idle_timeout_s: u64,
@@ -85,7 +94,14 @@ struct LinkFile {
 
 impl Default for LinkFile {
     fn default() -> Self {
-        Self { near_ms: [1, 2], far_ms: [20, 60], far_loss_per_mille: 1, far_bytes_per_s: 0, idle_timeout_s: 10 }
+        Self {
+            near_ms: [1, 2],
+            far_ms: [20, 60],
+            far_by_sites: false,
+            far_loss_per_mille: 1,
+            far_bytes_per_s: 0,
+            idle_timeout_s: 10,
+        }
     }
 }
 
@@ -122,6 +138,14 @@ struct FaultFile {
     /// Sites that are cut off from the rest, or whose nodes all meet the fault.
     #[serde(default)]
     sites: Vec<String>,
+    /// The relays of these sites, for the first family.
+    #[serde(default)]
+    relays: Vec<String>,
+    /// It comes again after so many seconds, so often in all.
+    #[serde(default)]
+    every_s: u64,
+    #[serde(default = "one")]
+    times: u64,
     /// Nodes by their number, counted through the sites in alphabetical order.
     #[serde(default)]
     nodes: Vec<usize>,
@@ -140,12 +164,13 @@ struct ChecksFile {
     each_commit: bool,
     books: bool,
     dial_needed: bool,
+    spread: bool,
     warm_start: bool,
 }
 
 impl Default for ChecksFile {
     fn default() -> Self {
-        Self { each_commit: true, books: true, dial_needed: false, warm_start: false }
+        Self { each_commit: true, books: true, dial_needed: false, spread: false, warm_start: false }
     }
 }
 
@@ -186,9 +211,17 @@ pub enum ScenarioError {
     NoFamily,
 }
 
+/// What a scenario says of itself, and the names of its sites in the order of their numbers. Nothing, if it is none.
+pub fn told(text: &str) -> (String, Vec<String>) {
+    let Ok(file) = toml::from_str::<File>(text) else { return Default::default() };
+    let sites = file.sites.into_iter().flat_map(copies).collect::<BTreeMap<_, _>>();
+    (file.about, sites.into_keys().collect())
+}
+
 /// The history that a scenario describes, and the seed it names unless another is given.
 pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
-    let file: File = toml::from_str(text)?;
+    let mut file: File = toml::from_str(text)?;
+    file.sites = file.sites.into_iter().flat_map(copies).collect();
     let seed = seed.unwrap_or(file.seed);
     let root = Rng::new(seed);
     let nodes = nodes(&file);
@@ -203,7 +236,11 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
     }
     let mut faults = Vec::new();
     for (at, fault) in file.faults.iter().enumerate() {
-        faults.extend(fault_of(&file, nodes.len(), at, fault)?);
+        for time in 0..fault.times {
+            let later_us = time * fault.every_s * SECOND;
+            let again = |fault: Fault| Fault { at_us: fault.at_us + later_us, ..fault };
+            faults.extend(fault_of(&file, nodes.len(), at, fault)?.into_iter().map(again));
+        }
     }
     faults.sort_by_key(|fault| fault.at_us);
     let duration_us = file.duration_s * SECOND;
@@ -217,6 +254,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
             each_commit: file.checks.each_commit,
             books: file.checks.books,
             dial_needed: file.checks.dial_needed,
+            spread: file.checks.spread,
             warm_start: file.checks.warm_start,
         },
         verify: Verify { mode: file.verify, times: VerifyConfig::default() },
@@ -229,6 +267,14 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
         converge_within_us: file.converge_within_s * SECOND,
         probe: file.probe,
     })
+}
+
+/// A site, or as many as there are to be of it.
+fn copies((name, site): (String, Site)) -> Vec<(String, Site)> {
+    match site.copies {
+        0 => vec![(name, site)],
+        count => (0..count).map(|n| (format!("{name}{n:03}"), site.clone())).collect(),
+    }
 }
 
 fn nodes(file: &File) -> Vec<NodeSpec> {
@@ -255,12 +301,19 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
     };
     Links {
         near_us: table(rng, file.near_ms),
-        far_us: table(rng, file.far_ms),
+        far_us: if file.far_by_sites { even_steps(file.far_ms) } else { table(rng, file.far_ms) },
+        far_by_sites: file.far_by_sites,
         near_loss_per_mille: 0,
         far_loss_per_mille: file.far_loss_per_mille,
         far_bytes_per_s: file.far_bytes_per_s,
         idle_timeout_us: file.idle_timeout_s.max(1) * SECOND,
     }
+}
+
+/// From the least to the greatest, whatever the seed.
+fn even_steps([low, high]: [u64; 2]) -> Vec<Us> {
+    const STEPS: u64 = 63;
+    (0..=STEPS).map(|n| (low * STEPS + high.saturating_sub(low) * n) * MS / STEPS).collect()
 }
 
 fn timing() -> Timing {
@@ -314,9 +367,20 @@ fn writes(file: &File, families: &[FamilySpec], nodes: usize, rng: &mut Rng) -> 
     Ok(writes)
 }
 
+/// The first of a site by rank for the first family.
+fn relay_of(file: &File, site: &str) -> Option<HostId> {
+    let family = Family::new(file.families.keys().next()?).ok()?;
+    let first: usize = file.sites.iter().take_while(|(name, _)| *name != site).map(|(_, site)| site.nodes).sum();
+    let nodes = first..first + file.sites.get(site)?.nodes;
+    nodes.max_by_key(|node| kinfolk::core::topology::rank(&family, crate::world::eid_of(*node)))
+}
+
 /// The nodes that a fault names, one by one or by their sites.
 fn fault_nodes(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<Vec<HostId>, ScenarioError> {
     let mut nodes = fault.nodes.clone();
+    for name in &fault.relays {
+        nodes.push(relay_of(file, name).ok_or_else(|| ScenarioError::Site { at, site: name.clone() })?);
+    }
     if let Some(node) = nodes.iter().copied().find(|node| *node >= count) {
         return Err(ScenarioError::Node { at, node, count });
     }
@@ -346,7 +410,7 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         return Err(needs("sites or nodes"));
     }
     let groups: Vec<u8> = (0..count).map(|node| u8::from(!nodes.contains(&node))).collect();
-    let second = || nodes.get(1).copied().ok_or_else(|| needs("two nodes"));
+    let second = || nodes.get(1).or(fault.relays.first().and(nodes.first())).copied().ok_or_else(|| needs("two nodes"));
     let whole = match fault.kind.as_str() {
         "partition" => Some(FaultKind::Partition { groups }),
         "one-way" => Some(FaultKind::OneWay { groups }),
@@ -363,6 +427,9 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         _ => None,
     };
     let (at_us, for_us) = (fault.at_s * SECOND, fault.for_s * SECOND);
+    if let (Some(FaultKind::Suspect { subject, .. }), false) = (&whole, fault.relays.is_empty()) {
+        return Ok(half_suspect(file, *subject, at_us, for_us));
+    }
     if let Some(kind) = whole {
         return Ok(vec![Fault { at_us, for_us, kind }]);
     }
@@ -372,6 +439,13 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         Ok(Fault { at_us: at_us + n as Us * fault.apart_s * SECOND, for_us, kind })
     };
     nodes.into_iter().enumerate().map(each).collect()
+}
+
+/// Every second node of the cluster believes that one is dead.
+fn half_suspect(file: &File, subject: HostId, at_us: Us, for_us: Us) -> Vec<Fault> {
+    let count: usize = file.sites.values().map(|site| site.nodes).sum();
+    let observers = (0..count).filter(|observer| *observer != subject && observer % 2 == 0);
+    observers.map(|observer| Fault { at_us, for_us, kind: FaultKind::Suspect { observer, subject } }).collect()
 }
 
 fn of_one(kind: &str, node: HostId, by_ms: i64) -> Option<FaultKind> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
-use kinfolk::core::message::{Compare, Entries, Follow as FollowRequest, FollowReply, Reconcile};
+use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
 use kinfolk::core::record::{Class, Classes};
 use kinfolk::core::replica::Input;
 use kinfolk::core::session::{Follower, Next, Source};
@@ -17,7 +17,6 @@ use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
 use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
-use crate::links::site_name;
 use crate::model::exchanged;
 use crate::network::Frame;
 use crate::world::{Event, World};
@@ -49,16 +48,18 @@ impl World {
             process.elsewhere_told = modes.clone();
             self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
         }
-        let site = site_name(self.hosts[node].spec.site);
+        let site = self.sites[self.hosts[node].spec.site].clone();
         let losses = self.losses(node, &members);
         let plan = topology::plan(Me { eid: me, site: &site }, &shared, &members, &losses);
         self.need(node, &members, &plan, &losses);
+        self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
         self.stats.mode_conflicts += plan.conflicts.len() as u64;
         let mut wanted = BTreeMap::new();
         for ((eid, family), classes) in plan.follow {
-            if let (Some(peer), Some(ix)) = (route.get(&eid), self.family_ix.get(&family)) {
+            let peer = route.binary_search_by_key(&eid, |(eid, _)| *eid).ok().map(|at| route[at].1);
+            if let (Some(peer), Some(ix)) = (peer, self.family_ix.get(&family)) {
                 self.stats.detours += u64::from(classes == Classes::ALL);
-                wanted.insert((*peer, *ix), classes);
+                wanted.insert((peer, *ix), classes);
             }
         }
         self.follow_these(node, &wanted)?;
@@ -68,10 +69,10 @@ impl World {
 
     fn follow_these(&mut self, node: HostId, wanted: &BTreeMap<(HostId, FamilyIx), Classes>) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        process.follows.retain(|at, follow| wanted.get(at) == Some(&follow.wanted));
+        process.follows.retain(|at, follow| wanted.get(&at) == Some(&follow.wanted));
         let mut fresh = Vec::new();
-        for (at, classes) in wanted {
-            match process.follows.get_mut(at) {
+        for (at @ (peer, family), classes) in wanted {
+            match process.follows.get_mut(*family, *peer) {
                 // Membership has spoken: what was given up is tried again.
                 Some(follow) if follow.gave_up => {
                     follow.gave_up = false;
@@ -79,7 +80,7 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
-                    process.follows.insert(*at, Box::new(Follow::new(*classes)));
+                    process.follows.insert(*family, *peer, Follow::new(*classes));
                     fresh.push(*at);
                 }
             }
@@ -98,7 +99,7 @@ impl World {
         let crossing = !self.near(node, peer);
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return Ok(()) };
-        let Some(follow) = process.follows.get_mut(&(peer, family)) else { return Ok(()) };
+        let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(()) };
         let read = process.replica.read().expect("memory reads");
         let follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
         follow.follower = Some(follower);
@@ -112,11 +113,11 @@ impl World {
         }
         let only_verified = self.history.verify.mode == VerifyMode::Only && family != BOOKS;
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let follow = process.follows.get_mut(&(peer, family)).expect("it is being followed");
+        let follow = process.follows.get_mut(family, peer).expect("it is being followed");
         // Where everything is wanted, the first copy has no end to be seen: that stream stays.
         let begun = follow.follower.as_ref().is_some_and(|follower| follower.cursor_seq() > 0);
         if only_verified && begun && !follow.is_fetching() {
-            **follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
         } else {
             self.request(node, peer, family);
         }
@@ -127,7 +128,7 @@ impl World {
         self.streams += 1;
         let stream = self.streams;
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let follow = process.follows.get_mut(&(peer, family)).expect("it is being followed");
+        let follow = process.follows.get_mut(family, peer).expect("it is being followed");
         let request = follow.follower.as_mut().expect("a follower was made").request();
         (follow.stream, follow.replied, follow.applying) = (stream, false, false);
         follow.waiting.clear();
@@ -138,16 +139,15 @@ impl World {
             return self.retry_later(node, peer, family);
         }
         let frame = Frame {
-            from: node,
-            to: peer,
+            from: node as u32,
+            to: peer as u32,
             epoch,
             stream,
             place: 0,
-            family,
+            family: family as u32,
             from_source: false,
             reconcile: false,
             bytes,
-            cut_at: None,
             damaged: false,
         };
         self.send(frame);
@@ -160,9 +160,9 @@ impl World {
         let host = &mut self.hosts[node];
         let incarnation = host.incarnation;
         let process = host.process.as_mut().expect("it is up");
-        let Some(follow) = process.follows.get_mut(&(peer, family)) else { return };
+        let Some(follow) = process.follows.get_mut(family, peer) else { return };
         let due = follow.retry_due;
-        **follow = Follow { retry_due: true, ..Follow::new(follow.wanted) };
+        *follow = Follow { retry_due: true, ..Follow::new(follow.wanted) };
         if !due {
             self.schedule(pause, Event::Retry { node, incarnation, peer, family });
         }
@@ -171,7 +171,7 @@ impl World {
     pub fn on_retry(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
         let connected = self.net.believed(node, peer) != 0;
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let Some(follow) = process.follows.get_mut(&(peer, family)) else { return Ok(()) };
+        let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(()) };
         follow.retry_due = false;
         if connected && follow.stream == 0 && !follow.gave_up {
             self.open_stream(node, peer, family)?;
@@ -181,17 +181,17 @@ impl World {
 
     pub fn on_stream_ended(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) -> Checked {
         let Some(process) = &self.hosts[node].process else { return Ok(()) };
-        if process.follows.get(&(peer, family)).is_some_and(|follow| follow.stream == stream) {
+        if process.follows.get(family, peer).is_some_and(|follow| follow.stream == stream) {
             self.retry_later(node, peer, family);
         }
         Ok(())
     }
 
     fn on_frame_from_source(&mut self, frame: Frame) -> Checked {
-        let (node, peer, family, stream) = (frame.to, frame.from, frame.family, frame.stream);
+        let (node, peer, family, stream) = (frame.to(), frame.from(), frame.family(), frame.stream);
         self.credit(peer, node, family, stream);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
-        let Some(follow) = process.follows.get_mut(&(peer, family)).filter(|follow| follow.stream == stream) else {
+        let Some(follow) = process.follows.get_mut(family, peer).filter(|follow| follow.stream == stream) else {
             return Ok(());
         };
         if follow.applying || follow.next_place != frame.place {
@@ -206,7 +206,7 @@ impl World {
     /// Takes what has come, in the order in which it was sent, until there is something to apply.
     fn take_waiting(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) -> Checked {
         while let Some(process) = &mut self.hosts[node].process
-            && let Some(follow) = process.follows.get_mut(&(peer, family))
+            && let Some(follow) = process.follows.get_mut(family, peer)
             && follow.stream == stream
             && !follow.applying
             && let Some((bytes, damaged)) = follow.waiting.remove(&follow.next_place)
@@ -217,12 +217,20 @@ impl World {
         Ok(())
     }
 
-    fn take_frame(&mut self, node: HostId, peer: HostId, family: FamilyIx, bytes: &[u8], damaged: bool) -> Checked {
+    fn take_frame(
+        &mut self,
+        node: HostId,
+        peer: HostId,
+        family: FamilyIx,
+        bytes: &Arc<[u8]>,
+        damaged: bool,
+    ) -> Checked {
+        let once = !self.history.checking.each_commit;
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let follow = process.follows.get_mut(&(peer, family)).expect("checked by the caller");
+        let follow = process.follows.get_mut(family, peer).expect("checked by the caller");
         let follower = follow.follower.as_mut().expect("a stream has a follower");
         let next = if follow.replied {
-            codec::decode_frame::<Entries>(bytes).map(|entries| follower.on_entries(entries))
+            self.decoder.entries(bytes, once).map(|entries| follower.on_entries(entries))
         } else {
             follow.replied = true;
             codec::decode_frame::<FollowReply>(bytes).map(|reply| follower.on_reply(reply))
@@ -258,7 +266,7 @@ impl World {
 
     pub fn act(&mut self, node: HostId, peer: HostId, family: FamilyIx, next: Next) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let follow = process.follows.get_mut(&(peer, family)).expect("checked by the caller");
+        let follow = process.follows.get_mut(family, peer).expect("checked by the caller");
         let (apply, reopen) = match next {
             Next::Read => return Ok(()),
             Next::Apply(apply) => (apply, false),
@@ -269,7 +277,7 @@ impl World {
             }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
-                **follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+                *follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
                 return Ok(());
             }
         };
@@ -299,7 +307,7 @@ impl World {
             self.cursor_is_honest(node, peer, family)?;
         }
         let Some(process) = &mut self.hosts[node].process else { return Ok(()) };
-        let Some(follow) = process.follows.get_mut(&(peer, family)).filter(|follow| follow.stream == stream) else {
+        let Some(follow) = process.follows.get_mut(family, peer).filter(|follow| follow.stream == stream) else {
             return Ok(());
         };
         follow.applying = false;
@@ -316,7 +324,7 @@ impl World {
     // ---- the serving side -----------------------------------------------------------------------
 
     fn on_request(&mut self, frame: Frame) -> Checked {
-        let (node, peer, family, stream) = (frame.to, frame.from, frame.family, frame.stream);
+        let (node, peer, family, stream) = (frame.to(), frame.from(), frame.family(), frame.stream);
         let request = match codec::decode_frame::<FollowRequest>(&frame.bytes) {
             Ok(request) => {
                 ensure(!frame.damaged, Check::Wire, || format!("node {node} took a request that was damaged"))?;
@@ -334,19 +342,19 @@ impl World {
         };
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         // Streams of one connection overtake each other: one that its follower has left is of no use.
-        if process.sources.get((family, peer)).is_some_and(|serving| serving.stream > stream) {
+        if process.sources.get(family, peer).is_some_and(|serving| serving.stream > stream) {
             return Ok(());
         }
         let read = process.replica.read().expect("memory reads");
         let families = process.replica.ledger().families.clone();
         let (reply, source) = Source::open(&read, &families, &request).expect("memory reads");
         drop(read);
-        process.sources.remove((family, peer));
+        process.sources.remove(family, peer);
         let bytes = codec::encode_frame(&reply).expect("a reply fits in a frame").into();
         let serving = source.is_some();
         if let Some(source) = source {
             let state = Serving { source, stream, in_flight: 0, starved: false, frames_sent: 1 };
-            process.sources.insert((family, peer), state);
+            process.sources.insert(family, peer, state);
         }
         self.send_from_source(node, peer, family, stream, 0, bytes);
         if serving { self.pump(node, peer, family) } else { Ok(()) }
@@ -363,16 +371,15 @@ impl World {
     ) {
         let epoch = self.net.believed(node, peer);
         let frame = Frame {
-            from: node,
-            to: peer,
+            from: node as u32,
+            to: peer as u32,
             epoch,
             stream,
             place,
-            family,
+            family: family as u32,
             from_source: true,
             reconcile: false,
             bytes,
-            cut_at: None,
             damaged: false,
         };
         self.send(frame);
@@ -380,8 +387,11 @@ impl World {
 
     pub fn wake_sources(&mut self, node: HostId, family: FamilyIx, classes: Classes) -> Checked {
         let process = self.hosts[node].process.as_ref().expect("it is up");
-        for peer in process.sources.wanting(family, classes) {
-            self.pump(node, peer, family)?;
+        for peer in process.sources.perhaps_wanting(family, classes) {
+            let process = self.hosts[node].process.as_ref().expect("it is up");
+            if process.sources.get(family, peer).is_some_and(|serving| serving.source.wants(classes)) {
+                self.pump(node, peer, family)?;
+            }
         }
         Ok(())
     }
@@ -391,7 +401,7 @@ impl World {
         let window = self.history.timing.window_frames;
         loop {
             let process = self.hosts[node].process.as_mut().expect("it is up");
-            let Some(serving) = process.sources.get_mut((family, peer)) else { return Ok(()) };
+            let Some(serving) = process.sources.get_mut(family, peer) else { return Ok(()) };
             if serving.in_flight >= window {
                 serving.starved = true;
                 return Ok(());
@@ -421,7 +431,7 @@ impl World {
     fn credit(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) {
         let back_us = if self.near(node, peer) { self.net.links.near_us[0] } else { self.net.links.far_us[0] };
         let Some(process) = &mut self.hosts[node].process else { return };
-        let Some(serving) = process.sources.get_mut((family, peer)).filter(|serving| serving.stream == stream) else {
+        let Some(serving) = process.sources.get_mut(family, peer).filter(|serving| serving.stream == stream) else {
             return;
         };
         serving.in_flight = serving.in_flight.saturating_sub(1);
@@ -432,7 +442,7 @@ impl World {
 
     pub fn on_source_ready(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64) -> Checked {
         let Some(process) = &self.hosts[node].process else { return Ok(()) };
-        let same = process.sources.get((family, peer)).is_some_and(|serving| serving.stream == stream);
+        let same = process.sources.get(family, peer).is_some_and(|serving| serving.stream == stream);
         if same { self.pump(node, peer, family) } else { Ok(()) }
     }
 
@@ -448,7 +458,7 @@ impl World {
         }
         process.head_at_idle = head;
         let behind = process.sources.iter().filter(|(_, serving)| serving.source.sent_to() < head);
-        let behind: Vec<_> = behind.map(|(at, _)| *at).collect();
+        let behind: Vec<_> = behind.map(|(at, _)| at).collect();
         for (family, peer) in behind {
             self.pump(node, peer, family)?;
         }
@@ -459,12 +469,12 @@ impl World {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let families = process.replica.ledger().families.clone();
         let over = process.sources.iter().filter(|(_, serving)| !serving.source.still_serves(&families));
-        let ended: Vec<_> = over.map(|(at, serving)| (*at, serving.stream)).collect();
-        for (at, _) in &ended {
-            process.sources.remove(*at);
+        let ended: Vec<_> = over.map(|(at, serving)| (at, serving.stream)).collect();
+        for ((family, peer), _) in &ended {
+            process.sources.remove(*family, *peer);
         }
         // A follower of what is not shared any more stops too; the next plan drops it.
-        let unshared = |family: &FamilyIx| families.mode_of(&self.families[*family].0).is_none();
+        let unshared = |family: FamilyIx| families.mode_of(&self.families[family].0).is_none();
         process.follows.retain(|(_, family), _| !unshared(family));
         for ((family, peer), stream) in ended {
             let after = self.rng.between(MS, 100 * MS);
@@ -475,37 +485,20 @@ impl World {
     // ---- frames ---------------------------------------------------------------------------------
 
     pub fn on_frame(&mut self, frame: Frame) -> Checked {
-        let stands = self.net.pair(frame.from, frame.to).epoch == frame.epoch && self.hosts[frame.to].up();
+        let stands = self.net.pair(frame.from(), frame.to()).epoch == frame.epoch && self.hosts[frame.to()].up();
         if !stands {
             return Ok(());
         }
-        if self.net.blocked(frame.from, frame.to) {
+        if self.net.blocked(frame.from(), frame.to()) {
             self.net.held.push(frame);
             return Ok(());
         }
         self.traced(frame.stream ^ (frame.bytes.len() as u64) << 32 ^ xxhash_rust::xxh3::xxh3_64(&frame.bytes));
-        if let Some(cut_at) = frame.cut_at {
-            return self.on_cut_frame(&frame, cut_at);
-        }
         ensure(frame.bytes.len() <= HEADER_BYTES + FRAME_MAX_BYTES, Check::Bounded, || "a frame is too long".into())?;
         if frame.reconcile {
             return self.on_reconcile_frame(frame);
         }
         if frame.from_source { self.on_frame_from_source(frame) } else { self.on_request(frame) }
-    }
-
-    /// The connection broke in the middle of a frame: what came of it must not be taken for a frame.
-    fn on_cut_frame(&mut self, frame: &Frame, cut_at: usize) -> Checked {
-        let part = &frame.bytes[..cut_at.min(frame.bytes.len() - 1)];
-        let taken = if frame.reconcile {
-            codec::decode_frame::<Reconcile>(part).is_ok() || codec::decode_frame::<Compare>(part).is_ok()
-        } else if frame.from_source {
-            codec::decode_frame::<Entries>(part).is_ok() || codec::decode_frame::<FollowReply>(part).is_ok()
-        } else {
-            codec::decode_frame::<FollowRequest>(part).is_ok()
-        };
-        self.stats.frames_refused += 1;
-        ensure(!taken, Check::Wire, || format!("{} of {} bytes were taken for a frame", part.len(), frame.bytes.len()))
     }
 
     // ---- checks of what is sent and kept --------------------------------------------------------
@@ -521,7 +514,7 @@ impl World {
             return ensure(false, Check::SharingOnly, || format!("node {node} serves {name} unshared"));
         };
         let process = host.process.as_ref().expect("it is up");
-        let serving = process.sources.get((family, peer));
+        let serving = process.sources.get(family, peer);
         let wanted = |class| serving.is_none_or(|serving| serving.source.wants(Classes::only(class)));
         let mut keys = BTreeSet::new();
         for record in &entries.records {

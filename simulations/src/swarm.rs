@@ -67,11 +67,12 @@ pub const MUTANT_TIME: Duration = Duration::from_secs(60);
 
 #[cfg(feature = "mutants")]
 pub mod mutants {
-    //! Every planted fault, one at a time, against the mixed swarm on one core.
+    //! Every planted fault, one at a time, against the world that it is planted in, on one core.
 
     use kinfolk::core::mutants::Mutant;
 
     use super::*;
+    use crate::edge;
 
     /// One row of the table.
     pub struct Row {
@@ -88,8 +89,11 @@ pub mod mutants {
         let mut runs = 0;
         while found.is_none() && !enough() {
             runs += 1;
-            let outcome = run(draw::mixed(runs), false, &mut |_| {});
-            found = outcome.violation.map(|violation| (violation.check.name(), runs, runs));
+            let violation = match edge::MUTANTS.contains(&mutant) {
+                true => edge::run(edge::history::draw(runs)).violation,
+                false => run(draw::mixed(runs), false, &mut |_| {}).violation,
+            };
+            found = violation.map(|violation| (violation.check.name(), runs, runs));
         }
         Mutant::activate(None);
         Row { name, what, found }
@@ -100,7 +104,7 @@ pub mod mutants {
         let mut text = String::from(
             "# Planted faults and what finds them\n\n\
              Made by `cargo run --release -p simulations --features mutants -- --mutants`: one build, each fault switched on \
-             at run time\nand hunted with the mixed swarm from seed 1 on one core, for at most 60 s. A fault that lives is a \
+             at run time\nand hunted with the mixed swarm, or with the edge world if it is the adapter's, from seed 1 on one core, for at most 60 s. A fault that lives is a \
              missing check, and the command fails.\n\n\
              | fault | what it does | found by the check | at seed |\n| --- | --- | --- | --- |\n",
         );

@@ -116,8 +116,10 @@ impl World {
         for family in own.keys() {
             let Some(ix) = self.family_ix.get(family).copied() else { continue };
             // What comes whole just now is compared when it is here.
-            let fetched =
-                process.follows.iter().any(|((_, of), follow)| *of == ix && follow.stream != 0 && follow.is_fetching());
+            let fetched = process
+                .follows
+                .by_host()
+                .any(|((_, of), follow)| of == ix && follow.stream != 0 && follow.is_fetching());
             if fetched {
                 next_fetch = true;
                 continue;
@@ -129,8 +131,11 @@ impl World {
         let next = process.verifying.scheduler.next_look(now_ms).map(|at| at * MS);
         for (ix, family, eid) in due {
             let process = self.hosts[node].process.as_ref().expect("checked by the caller");
-            let peer = process.follows.keys().find(|(peer, of)| *of == ix && self.hosts[*peer].eid == eid);
-            let Some((peer, _)) = peer.copied() else {
+            let peer = {
+                let mut followed = process.follows.by_host().map(|(at, _)| at);
+                followed.find(|(peer, of)| *of == ix && self.hosts[*peer].eid == eid)
+            };
+            let Some((peer, _)) = peer else {
                 self.verify_ended(node, &family, eid, Verdict::Failed);
                 continue;
             };
@@ -157,7 +162,7 @@ impl World {
     /// The roots of the peers that are followed, some of them as they were at the last look.
     fn roots_heard(&mut self, node: HostId) -> (Roots, bool) {
         let process = self.hosts[node].process.as_ref().expect("it is up");
-        let followed: Vec<(HostId, FamilyIx)> = process.follows.keys().copied().collect();
+        let followed: Vec<(HostId, FamilyIx)> = process.follows.by_host().map(|(at, _)| at).collect();
         let mut fresh = BTreeMap::new();
         let mut late = false;
         for (peer, _) in &followed {
@@ -202,7 +207,7 @@ impl World {
     pub fn compare_first(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Result<bool, Violation> {
         let verifies = self.verifies();
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let Some(follow) = process.follows.get_mut(&(peer, family)) else { return Ok(true) };
+        let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(true) };
         let follower = follow.follower.as_mut().expect("a follower was made");
         if !follower.must_compare() {
             return Ok(false);
@@ -214,7 +219,7 @@ impl World {
         let holder = process.verifying.fetching.get(&family).copied();
         if let Some((holder, since)) = holder.filter(|(holder, _)| *holder != peer) {
             let busy =
-                process.follows.get(&(holder, family)).is_some_and(|follow| follow.stream != 0 && follow.is_fetching());
+                process.follows.get(family, holder).is_some_and(|follow| follow.stream != 0 && follow.is_fetching());
             if busy && self.now < since + FETCH_PATIENCE_US {
                 self.retry_later(node, peer, family);
                 return Ok(true);

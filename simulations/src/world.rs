@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::Checked;
 use crate::clock::{SECOND, Us, WallClock};
+use crate::decoder::Decoder;
 use crate::history::{FamilyIx, FaultKind, History, HostId, NodeSpec};
 use crate::host::Host;
 use crate::judge::Branches;
@@ -23,11 +24,12 @@ use crate::network::{Frame, Network};
 use crate::queue::Queue;
 use crate::reconcile::Compared;
 use crate::rng::{Rng, mix};
+use crate::spread::Spread;
 use crate::verify::VerifyStats;
 
 #[derive(Debug)]
 pub enum Event {
-    Frame(Box<Frame>),
+    Frame(Frame),
     Commit {
         node: HostId,
         incarnation: u32,
@@ -162,6 +164,8 @@ pub struct World {
     /// Host slots in use; the rest waits for clones.
     pub net: Network,
     pub views: Membership,
+    /// The names of the sites, as they are gossiped.
+    pub sites: Vec<String>,
     pub families: Vec<(Family, Mode)>,
     pub family_ix: BTreeMap<Family, FamilyIx>,
     pub acknowledged: Acknowledged,
@@ -175,8 +179,11 @@ pub struct World {
     pub flapped: Vec<bool>,
     pub clones: BTreeMap<usize, HostId>,
     pub record_curve: bool,
+    /// How writes spread, where that is measured.
+    pub spread: Spread,
     /// What was last encoded: the next follower may be sent the same.
     pub encoded: Option<(Entries, Arc<[u8]>)>,
+    pub decoder: Decoder,
     /// The topology is looked at later in this instant.
     pub topology_due: bool,
     /// What both sides of the reconciles under way held, by stream.
@@ -200,16 +207,20 @@ impl World {
             .iter()
             .map(|spec| (Family::new(&spec.name).expect("histories name good families"), spec.mode))
             .collect();
+        let sites = history.nodes.iter().map(|spec| spec.site).collect();
         let mut world = Self {
             now: 0,
             queue: Queue::new(),
             trace: mix(history.seed),
             rng: root.fork(10),
             hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec)).collect(),
-            net: Network::new(slots, history.links.clone(), root.fork(11)),
+            net: Network::new(slots, sites, history.links.clone(), root.fork(11)),
             views: Membership::new(slots),
             family_ix: families.iter().enumerate().map(|(ix, (family, _))| (family.clone(), ix)).collect(),
             families,
+            sites: (0..=history.nodes.iter().map(|spec| spec.site).max().unwrap_or(0))
+                .map(|n| format!("s{n}"))
+                .collect(),
             acknowledged: Acknowledged::default(),
             branches: Branches::default(),
             stats: Stats::default(),
@@ -220,7 +231,9 @@ impl World {
             flapped: vec![false; history.faults.len()],
             clones: BTreeMap::new(),
             record_curve: false,
+            spread: Spread::default(),
             encoded: None,
+            decoder: Decoder::default(),
             topology_due: false,
             compared: BTreeMap::new(),
             broken: None,
@@ -289,7 +302,7 @@ impl World {
         }
         self.traced(self.now);
         match event {
-            Event::Frame(frame) => self.on_frame(*frame),
+            Event::Frame(frame) => self.on_frame(frame),
             Event::Commit { node, incarnation } => self.if_current(node, incarnation, Self::commit),
             Event::Plan { node, incarnation } => self.if_current(node, incarnation, Self::plan),
             Event::Retry { node, incarnation, peer, family } => {
@@ -320,7 +333,7 @@ impl World {
     /// A starved process handles nothing; what comes for it waits, in its order.
     fn waits_for_processor(&self, event: &Event) -> Option<Us> {
         let node = match event {
-            Event::Frame(frame) => frame.to,
+            Event::Frame(frame) => frame.to as HostId,
             Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
             Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
             Event::ConnectionLost { node, .. } | Event::Look { node, .. } | Event::ReconcileOver { node, .. } => *node,
@@ -365,6 +378,7 @@ pub fn host(eid: Eid, spec: &NodeSpec) -> Host {
         model: DiskModel::default(),
         snapshots: Vec::new(),
         process: None,
+        up_since: 0,
         incarnation: 0,
         gone_for_good: false,
         starved_until: 0,
@@ -383,11 +397,11 @@ impl World {
                 continue;
             };
             text += &format!("node {id} {} marks {:?}\n", host.eid, host.model.marks);
-            for ((peer, family), follow) in &process.follows {
+            for ((peer, family), follow) in process.follows.by_host() {
                 let cursor = follow.follower.as_ref().map(|follower| (follower.cursor_seq(), follower.head()));
                 text += &format!(
                     "  follows {peer} in {} for {} (asked {:?}): stream {}, replied {}, applying {}, gave up {}, retry {}, at {cursor:?}\n",
-                    self.families[*family].0,
+                    self.families[family].0,
                     follow.wanted,
                     follow.follower.as_ref().map(|follower| follower.asked()),
                     follow.stream,
@@ -400,7 +414,7 @@ impl World {
             for ((family, peer), serving) in process.sources.iter() {
                 text += &format!(
                     "  serves {peer} in {}: stream {} sent {} in flight {}\n",
-                    self.families[*family].0,
+                    self.families[family].0,
                     serving.stream,
                     serving.source.sent_to(),
                     serving.in_flight

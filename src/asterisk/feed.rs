@@ -4,7 +4,7 @@
 //! The feed is read in windows. A window's keys are sent in messages of one kind each; when all of them
 //! were accepted the cursor moves past it. What is sent is what the record holds at that moment.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 
 use super::body::{self, Body, Content, DbState, Entry, Verb};
@@ -133,7 +133,7 @@ impl<R: Read> Teller<'_, R> {
 
     pub fn shadow(&self, record: &RecordKey) -> Result<Option<Shadow>, StoreError> {
         match self.staged.get(record) {
-            Some(shadow) => Ok(Some(*shadow)),
+            Some(shadow) => Ok(Some(shadow.clone())),
             None => read_shadow(self.sight.read, self.settings.eid, record),
         }
     }
@@ -202,11 +202,11 @@ impl<R: Read> Teller<'_, R> {
 
     /// The next message out of `keys`: its first record that must be told gives the kind, others of the same
     /// kind go with it while there is room. Records that need not be told, or cannot be, are taken out;
-    /// gives how many were too long.
+    /// gives how many were too long. With `chosen` only these are taken, and only if they are still so.
     pub fn batch(
         &self,
         keys: &mut VecDeque<RecordKey>,
-        chosen: Option<&BTreeSet<RecordKey>>,
+        chosen: Option<&BTreeMap<RecordKey, Agreed>>,
     ) -> Result<(Option<Batch>, u64), StoreError> {
         let (mut kind, mut entries, mut told, mut too_long) = (None, Vec::new(), Vec::new(), 0);
         let mut bytes = 0;
@@ -216,7 +216,7 @@ impl<R: Read> Teller<'_, R> {
                 Err(Untold::TooLong) => too_long += 1,
                 Err(_) => {}
                 Ok(one) => {
-                    let wanted = chosen.is_none_or(|chosen| chosen.contains(&record));
+                    let wanted = chosen.is_none_or(|chosen| chosen.get(&record) == Some(&one.agreed));
                     let room = bytes + body::entry_bytes(&one.key, &one.data) <= self.body_max_bytes;
                     if wanted && kind.is_none() {
                         bytes = self.body_bytes(&one.kind);

@@ -42,8 +42,8 @@ pub struct Inbound {
     pub call_id: String,
     pub cseq: u32,
     pub body_hash: u64,
-    /// It was answered 412 since: a new Call-ID is no restart.
-    pub told_stale: bool,
+    /// It was answered 412 since, to a body of this hash: the same body under a new Call-ID is no restart.
+    pub told_stale: Option<u64>,
 }
 
 /// How far a family's feed has been sent.
@@ -56,7 +56,7 @@ pub struct FeedCursor {
 
 /// What is known of a key at the Asterisk. It outlives the register: a deleted key whose tombstone was
 /// purged is still known as deleted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shadow {
     /// What both sides agreed on last.
     pub agreed: Agreed,
@@ -70,6 +70,22 @@ pub struct Shadow {
     pub epoch: u32,
     pub lineage: u32,
     pub asks: u32,
+    /// What it held before, the latest last: a late answer may still tell of it.
+    pub past: Vec<Agreed>,
+}
+
+/// How many former values of a key are known.
+const PAST_MAX: usize = 4;
+
+impl Shadow {
+    /// The Asterisk holds this, or may.
+    pub fn held(&mut self, agreed: Agreed) {
+        self.past.retain(|one| *one != agreed);
+        self.past.push(agreed);
+        if self.past.len() > PAST_MAX {
+            self.past.remove(0);
+        }
+    }
 }
 
 /// A value by its hash. Two values of one hash (1 in 2^64) would cost one push until the next change.

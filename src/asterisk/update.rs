@@ -47,6 +47,8 @@ pub struct Scene<'a, R> {
     pub repeated: bool,
     /// The Asterisk was asked for its content since this process started: answers from before are ignored.
     pub asked: bool,
+    /// When it was asked last it had nothing left to send: no late answer to an earlier question comes.
+    pub quiet: bool,
 }
 
 impl<R: Read> Scene<'_, R> {
@@ -123,7 +125,7 @@ impl<R: Read> Scene<'_, R> {
 
     fn shadow(&self, record: &RecordKey, update: &Update) -> Result<Option<Shadow>, StoreError> {
         match update.shadows.get(record).or_else(|| self.staged.get(record)) {
-            Some(shadow) => Ok(Some(*shadow)),
+            Some(shadow) => Ok(Some(shadow.clone())),
             None => read_shadow(self.sight.read, self.settings.eid, record),
         }
     }
@@ -142,7 +144,9 @@ impl<R: Read> Scene<'_, R> {
             epoch: self.link.epoch,
             lineage: self.link.lineage,
             asks: self.link.asks,
+            past: before.past,
         };
+        shadow.held(shadow.agreed);
         if refused || self.repeated {
             // It is no write: the Asterisk holds what lost.
             shadow.owed = existing.is_some() || before.sent;
@@ -163,14 +167,17 @@ impl<R: Read> Scene<'_, R> {
         let shadow = self.shadow(&record, update)?;
         let agreed = Agreed::on(value.as_ref());
         let known = shadow.filter(|shadow| shadow.agreed != Agreed::Unknown);
+        let known = known.as_ref();
         if known.is_some_and(|shadow| shadow.agreed == agreed && shadow.lineage == self.link.lineage) {
             return Ok(());
         }
-        // It was asked after the last that went either way, and it has not been restarted since.
+        // It was asked after the last that went either way, and it has not been restarted since. Its answer may
+        // be one to an earlier question, though, that waited behind something else.
         let newer = known.is_some_and(|shadow| {
             shadow.lineage == self.link.lineage
                 && (shadow.asks < self.link.asks || mutant!(AnswersNeverOld))
                 && !shadow.unsure
+                && (self.quiet || !shadow.past.contains(&agreed) || mutant!(LateAnswers))
         });
         let fills = existing.is_none() && known.is_none();
         let live = existing.as_ref().is_some_and(|stored| !stored.register.is_tombstone());
@@ -179,7 +186,7 @@ impl<R: Read> Scene<'_, R> {
                 return Ok(());
             }
             let write = AdapterWrite { key: record.clone(), value, only_if_absent: !newer && !mutant!(OldContentWins) };
-            let shadow = Shadow {
+            let mut shadow = Shadow {
                 agreed,
                 owed: true,
                 sent: false,
@@ -187,7 +194,9 @@ impl<R: Read> Scene<'_, R> {
                 epoch: self.link.epoch,
                 lineage: self.link.lineage,
                 asks: self.link.asks,
+                past: known.map(|shadow| shadow.past.clone()).unwrap_or_default(),
             };
+            shadow.held(agreed);
             update.writes.push(write);
             update.shadows.insert(record, shadow);
         } else if fills {

@@ -9,11 +9,11 @@ use clap::Args;
 
 use super::client::Client;
 use super::export::refused;
-use super::status::utc;
 use super::{Exit, Failure, Outcome};
 use crate::core::backup::{BackupError, Decoder, Head, PIECE_HEADER_BYTES, PREAMBLE_BYTES, Piece};
 use crate::core::eid::Eid;
 use crate::node::restore::{self, Target};
+use crate::status::utc;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -1,5 +1,6 @@
 //! `kinfolk status`: what a node knows of itself and its cluster, readable at 80 columns.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
@@ -8,7 +9,7 @@ use super::client::Client;
 use super::database::compact;
 use super::{Exit, Outcome, complain};
 use crate::core::family::Mode;
-use crate::status::{AgreementStatus, FollowStatus, MemberStatus, Status};
+use crate::status::{AdapterStatus, AgreementStatus, FollowStatus, MemberStatus, Status, utc};
 
 const WIDTH_COLUMNS: u16 = 80;
 /// An IPv4 address and its port stay on one line, with two blanks of padding.
@@ -52,7 +53,50 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     section("Members", &members(status), out)?;
     section("Shared families", &families(status), out)?;
-    section("Follows", &follows(status), out)
+    section("Follows", &follows(status), out)?;
+    match &status.adapter {
+        Some(adapter) => print_adapter(adapter, out),
+        None => Ok(()),
+    }
+}
+
+fn print_adapter(adapter: &AdapterStatus, out: &mut dyn Write) -> io::Result<()> {
+    let header = ["NAME", "STATE", "HEARD", "IN", "OUT", "IN FLIGHT", "LAG", "REFUSED"];
+    let mut table = table(&header, &[3, 4, 5, 6, 7], None);
+    for one in &adapter.asterisks {
+        let state = if one.reachable { "reachable" } else { "NOT REACHED" };
+        table.add_row([
+            one.name.clone(),
+            state.to_string(),
+            one.heard_ago_ms.map_or("never".to_string(), |ms| format!("{} ago", duration(ms))),
+            one.written.to_string(),
+            one.delivered_entries.to_string(),
+            one.in_flight.to_string(),
+            one.lag_entries.to_string(),
+            one.refused.values().sum::<u64>().to_string(),
+        ]);
+    }
+    section("Attached Asterisks", &table, out)?;
+    for one in &adapter.asterisks {
+        if let Some(fault) = &one.fault {
+            writeln!(out, "{}: {fault}", one.name)?;
+        }
+        if one.undeliverable > 0 {
+            writeln!(out, "{}: {} entries are too long for the patch and were left out", one.name, one.undeliverable)?;
+        }
+        if !one.refused.is_empty() {
+            writeln!(out, "{}: refused {}", one.name, by_reason(&one.refused))?;
+        }
+    }
+    if !adapter.refused.is_empty() {
+        writeln!(out, "Refused from others: {}", by_reason(&adapter.refused))?;
+    }
+    Ok(())
+}
+
+fn by_reason(refused: &BTreeMap<String, u64>) -> String {
+    let one = |(reason, count): (&String, &u64)| format!("{count} {reason}");
+    refused.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 fn section(title: &str, table: &Table, out: &mut dyn Write) -> io::Result<()> {
@@ -188,30 +232,11 @@ fn duration(ms: u64) -> String {
     }
 }
 
-/// `2026-11-22 08:55:00 UTC`. The date by Howard Hinnant's `civil_from_days`: years that begin in March put the
-/// leap day last.
-pub(super) fn utc(unix_s: u64) -> String {
-    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::core::eid::Eid;
-    use crate::status::AccessStatus;
-    use crate::status::{FamilyStatus, NodeStatus};
+    use crate::status::{AccessStatus, AsteriskStatus, FamilyStatus, NodeStatus};
 
     fn member(last: u8, live: bool, connected: bool) -> MemberStatus {
         MemberStatus {
@@ -262,6 +287,32 @@ mod tests {
                 agreement: AgreementStatus { root: None, equal: 1, differing: 1, differing_ms: Some(65_000) },
                 follows: vec![follow],
             }],
+            adapter: Some(AdapterStatus {
+                listening: vec!["udp:127.0.0.1:5060".to_string()],
+                refused: [("unlisted".to_string(), 31)].into(),
+                asterisks: vec![asterisk()],
+            }),
+        }
+    }
+
+    fn asterisk() -> AsteriskStatus {
+        AsteriskStatus {
+            name: "pbx-frankfurt".to_string(),
+            reachable: false,
+            heard_ago_ms: Some(65_000),
+            in_flight: 12,
+            lag_entries: 1_234,
+            accepted: 5,
+            written: 12_345,
+            repeated: 1,
+            delivered: 7,
+            delivered_entries: 12_345,
+            failed: 2,
+            undeliverable: 3,
+            restarts: 1,
+            delayed: 0,
+            refused: [("eid".to_string(), 2), ("credentials".to_string(), 40)].into(),
+            fault: Some("503 Service Unavailable".to_string()),
         }
     }
 
@@ -286,14 +337,20 @@ mod tests {
             "192.168.100.101:7480",
             "local, near, far",
             "catching up",
+            "pbx-frankfurt NOT REACHED 65.0 s ago",
+            "pbx-frankfurt: 503 Service Unavailable",
+            "pbx-frankfurt: 3 entries are too long for the patch",
+            "pbx-frankfurt: refused 40 credentials, 2 eid",
+            "Refused from others: 31 unlisted",
         ] {
-            assert!(text.contains(part), "{part} is not in\n{text}");
+            let one_blank = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+            assert!(one_blank.contains(part), "{part} is not in\n{text}");
         }
     }
 
     #[test]
     fn a_node_alone_shows_that_there_is_nothing() {
-        let text = printed(&Status { members: vec![], families: vec![], ..status() });
+        let text = printed(&Status { members: vec![], families: vec![], adapter: None, ..status() });
         assert_eq!(text.matches("  none\n").count(), 3, "{text}");
     }
 

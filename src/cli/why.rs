@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::client::{Client, segments};
 use super::database::compact;
-use super::status::utc;
 use super::{Exit, Outcome, complain};
 use crate::core::path::Path;
+use crate::status::utc;
 use crate::status::why::{LostWrite, Why, Write as Written};
 
 #[derive(Debug, Args)]

@@ -292,11 +292,15 @@ impl Gossip {
         let mut peers = self.0.mesh.peers();
         let mut tick = tokio::time::interval(Duration::from_millis(self.0.config.members_refresh_ms));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // A peer that is connected and not live yet needs two words, a heartbeat apart, to be believed alive.
+        let heartbeat = Duration::from_millis(self.0.config.interval_ms);
+        let mut unheard = false;
         loop {
             let greet = tokio::select! {
                 Ok(()) = live.changed() => false,
                 Ok(()) = peers.changed() => true,
                 _ = tick.tick() => true,
+                () = tokio::time::sleep(heartbeat), if unheard => true,
                 Ok(()) = own.changed() => {
                     let values = self.values(&own.borrow_and_update());
                     handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
@@ -308,6 +312,7 @@ impl Gossip {
             let seen = handle.with_chitchat(|chitchat| members.look(chitchat, &view)).await;
             self.0.mesh.set_known(members.addresses());
             self.publish(seen);
+            unheard = members.unheard(view.peers).next().is_some();
             if greet {
                 members.unheard(view.peers).for_each(|address| _ = handle.gossip(address));
             }

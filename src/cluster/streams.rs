@@ -9,6 +9,7 @@ mod follow;
 mod reconcile;
 mod serve;
 mod verify;
+mod wan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,8 @@ use tokio_util::task::TaskTracker;
 use self::follow::Follow;
 pub use self::follow::Progress;
 pub use self::verify::{Agreement, OUTCOMES, Verifies};
+use self::wan::Wan;
+pub use self::wan::WanConfig;
 use super::mesh::Mesh;
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
@@ -41,6 +44,7 @@ pub struct StreamsConfig {
     /// A needed live member that cannot be connected for this long is told to be out of reach, and its records
     /// are fetched over others.
     pub unreachable_patience_ms: u64,
+    pub wan: WanConfig,
     /// How often a source tells a quiet follower that it is complete further, at most.
     pub idle_frame_ms: u64,
     /// The longest a peer may take to say what it wants, or to answer.
@@ -62,6 +66,7 @@ impl Default for StreamsConfig {
         Self {
             late_patience_ms: 1_000,
             unreachable_patience_ms: 15_000,
+            wan: WanConfig::default(),
             idle_frame_ms: 1_000,
             request_timeout_ms: 5_000,
             backoff_min_ms: 50,
@@ -139,6 +144,7 @@ impl Streams {
 /// Everything a task of this room needs.
 struct Room<R> {
     config: StreamsConfig,
+    wan: Wan,
     mesh: Mesh,
     database: Database<R>,
     streams: Streams,
@@ -180,11 +186,11 @@ pub fn start<R: Reads>(
         verifies: Arc::default(),
         needs: watch::Sender::default(),
     };
-    let answering = Semaphore::new(config.verify.served_max);
+    let (answering, wan) = (Semaphore::new(config.verify.served_max), Wan::new(config.wan));
     let (refetch, refetches) = mpsc::channel(64);
-    let fetching = Mutex::default();
+    let (streams_too, fetching) = (streams.clone(), Mutex::default());
     let room =
-        Arc::new(Room { config, mesh, database, streams: streams.clone(), tracker, cancel, answering, fetching });
+        Arc::new(Room { config, wan, mesh, database, streams: streams_too, tracker, cancel, answering, fetching });
     room.tracker.spawn(serve::run(room.clone()));
     room.tracker.spawn(verify::run(room.clone(), members.clone(), refetch));
     room.tracker.spawn(Planner::new(room.clone(), members, refetches).run());

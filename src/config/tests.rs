@@ -35,11 +35,17 @@ fn every_field_appears_in_the_example() {
         eid: Some(Eid::new([2, 0, 0, 0, 0, 1])),
         http: Http { token_file: Some("token".into()), ..Http::default() },
         cluster: Cluster { advertise: "a:1".parse().ok(), ..Cluster::default() },
+        sip: Sip { security_log: Some("log".into()), ..Sip::default() },
         ..Config::default()
     };
     let json = serde_json::to_value(&full).expect("it serialises");
     let sections = json.as_object().expect("a table");
-    for (name, value) in sections {
+    // A list of sections: each key of one is looked for below its header.
+    let uncommented = EXAMPLE.replace("# ", "");
+    for key in full_asterisk_keys() {
+        assert!(line_of(&uncommented, "asterisk", &key) != line_of(&uncommented, "asterisk", "no such key"), "{key}");
+    }
+    for (name, value) in sections.iter().filter(|(name, _)| *name != "asterisk") {
         let Some(section) = value.as_object() else {
             assert!(has_key(EXAMPLE, "", name), "{name}");
             continue;
@@ -49,6 +55,12 @@ fn every_field_appears_in_the_example() {
             assert!(has_key(EXAMPLE, name, key), "[{name}] {key}");
         }
     }
+}
+
+fn full_asterisk_keys() -> Vec<String> {
+    let config: Config = toml::from_str(ATTACHED).expect("it parses");
+    let json = serde_json::to_value(&config.asterisk[0]).expect("it serialises");
+    json.as_object().expect("a table").keys().cloned().collect()
 }
 
 /// `key =` in its section, commented out or not.
@@ -152,13 +164,70 @@ fn what_cannot_be_shared_is_found_before_the_start() {
     }
 }
 
+const ATTACHED: &str = "[sip]\nlisten = [\"udp:127.0.0.1:5060\"]\n[[asterisk]]\nname = \"ast1\"\n\
+    eid = \"02:00:00:00:00:01\"\nuri = \"sip:kinfolk@127.0.0.11:5060\"\n";
+
 #[test]
-fn sections_of_a_later_version_are_refused_instead_of_ignored() {
+fn an_attached_asterisk_needs_a_name_an_eid_and_a_uri() {
+    let config = Config::parse("node.toml", &format!("{GOOD}{ATTACHED}")).expect("good");
+    let attachments = config.attachments(&config.sip.listen);
+    let [ast1] = attachments.as_slice() else { panic!("one is attached: {attachments:?}") };
+    assert_eq!((&*ast1.name, &*ast1.listen_user, &*ast1.sent_by), ("ast1", "ast1", "127.0.0.1:5060"));
+    assert_eq!(ast1.from, "sip:ast1@127.0.0.1");
+    assert!(ast1.accept_from[0].contains("127.0.0.11".parse().expect("an address")));
+    assert!(!ast1.accept_from[0].contains("127.0.0.12".parse().expect("an address")));
+    assert!(ast1.credentials.is_none() && ast1.families.is_empty() && !ast1.allow_family_delete);
+}
+
+#[test]
+fn all_of_an_attached_asterisk_can_be_said() {
+    let text = format!(
+        "{GOOD}{ATTACHED}{}",
+        "transport = \"tcp\"\nfrom = \"sip:node@192.0.2.7\"\nlisten_user = \"k\"\n\
+        password = \"p\"\naccept_from = [\"192.0.2.0/24\", \"2001:db8::/32\"]\nfamilies = [\"CF\"]\n\
+        allow_family_delete = true\nupdates_per_s_max = 7\nkeys_max = 8\ntombstones_max = 9\n"
+    );
+    let text = text.replace("udp:127.0.0.1:5060", "tcp:0.0.0.0:5070");
+    let config = Config::parse("node.toml", &text).expect("good");
+    let ast1 = &config.attachments(&config.sip.listen)[0];
+    assert_eq!((&*ast1.sent_by, &*ast1.from, &*ast1.listen_user), ("192.0.2.7:5070", "sip:node@192.0.2.7", "k"));
+    let credentials = ast1.credentials.as_ref().expect("there is a password");
+    assert_eq!((&*credentials.username, &*credentials.password), ("ast1", "p"));
+    assert_eq!((ast1.quotas.updates_per_s, ast1.quotas.keys_max, ast1.quotas.tombstones_max), (7, 8, 9));
+    assert!(ast1.accept_from[1].contains("2001:db8::5".parse().expect("an address")));
+    assert!(!format!("{config:?}").contains("\"p\""), "a password is not logged");
+}
+
+#[test]
+fn what_is_wrong_with_an_attached_asterisk_is_said_with_its_name() {
+    for (line, parts) in [
+        ("eid = \"02:00:00:00:00:09\"", vec!["own EID", "kinfolk tls issue"]),
+        ("uri = \"sip:127.0.0.11\"", vec!["[asterisk] uri", "'ast1'", "no user part"]),
+        ("uri = \"tel:5\"", vec!["[asterisk] uri", "begins with sip:"]),
+        ("uri = \"sip:k@ast1.example.com\"", vec!["[asterisk] accept_from", "is a name", "list the addresses"]),
+        ("transport = \"tls\"", vec!["[asterisk] transport", "\"udp\" or \"tcp\""]),
+        ("transport = \"tcp\"", vec!["[asterisk] transport", "nothing in [sip] listen is tcp"]),
+        ("accept_from = [\"192.0.2.0/33\"]", vec!["[asterisk] accept_from", "192.0.2.0/24"]),
+        ("algorithm = \"SHA-512\"", vec!["[asterisk] algorithm", "\"MD5\" or \"SHA-256\""]),
+        ("username = \"u\"", vec!["[asterisk] password", "missing"]),
+        ("updates_per_s_max = 0", vec!["[asterisk] updates_per_s_max", "1 or more"]),
+        ("families = [\"02:00:00:00:00:01/foo\"]", vec!["[asterisk] families", "begins with an EID"]),
+        ("colour = 1", vec!["unknown field `colour`"]),
+    ] {
+        let key = line.split(' ').next().expect("a key");
+        let mut text: String =
+            ATTACHED.lines().filter(|old| !old.starts_with(&format!("{key} "))).map(|old| format!("{old}\n")).collect();
+        text = format!("eid = \"02:00:00:00:00:09\"\n{GOOD}{text}{line}\n");
+        says(&text, &parts);
+    }
+    says(&format!("{GOOD}[sip]\nlisten = [\"udp:5060\"]\n"), &["udp:<ip>:<port>"]);
     says(
         &format!("{GOOD}[sip]\nlisten = [\"udp:127.0.0.1:5060\"]\n"),
-        &["line 3: [sip]", "not supported by this version"],
+        &["line 4: [sip] listen", "no Asterisk is attached"],
     );
-    says(&format!("{GOOD}[[asterisk]]\nname = \"a\"\n"), &["line 3: [asterisk]", "not supported by this version"]);
+    let twice =
+        format!("{GOOD}{ATTACHED}{}", ATTACHED.split_once("[[").map(|(_, rest)| format!("[[{rest}")).expect("it"));
+    says(&twice, &["two are called 'ast1'", "an EID is one server's", "give each its own"]);
 }
 
 #[test]

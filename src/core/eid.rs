@@ -6,8 +6,23 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// An Entity ID: six bytes, printed as Asterisk prints it, lowercase, `00:11:22:aa:bb:cc`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Eid([u8; Eid::BYTES]);
+
+/// By their bytes. Compared as one number, since the comparison of six bytes is a call: every stamp and every
+/// cursor is ordered by an EID somewhere.
+impl Ord for Eid {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let number = |Eid([a, b, c, d, e, f]): &Eid| u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *f]);
+        number(self).cmp(&number(other))
+    }
+}
+
+impl PartialOrd for Eid {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Why a text is not an EID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -57,6 +57,7 @@ mutants! {
     FutureStampObserved: "the clock follows stamps beyond the drift limit",
     HeadNotStored: "the head of the feed is not committed",
     ImportStampsAfresh: "stamped lines of an import become new writes",
+    LateAnswers: "a late answer to an earlier question is taken for one to the last",
     LeftOverAccepted: "bytes left over behind a frame's payload are ignored",
     LimitsBindMerge: "a node's own limits refuse what arrives",
     LosersSent: "a reconcile sends the lesser of two stamps as well",

@@ -87,38 +87,39 @@ impl Source {
         if self.spoken && head == self.sent_to {
             return Ok(None);
         }
-        let mut complete_to = head;
-        let mut wanted = Vec::new();
-        let (mut looked_at, mut bytes) = (0, 0);
+        let (mut wanted, mut bytes) = (Vec::new(), 0);
+        let mut full_before = None;
         let mut failed = None;
-        read.feed(self.family.top(), self.sent_to, &mut |(seq, class, key)| {
-            looked_at += 1;
-            if self.classes.contains(class) && self.carries(&key) {
+        let came_to =
+            read.feed_of(self.family.top(), self.classes, self.sent_to, SCAN_MAX_ENTRIES, &mut |(seq, _, key)| {
+                if !self.carries(&key) {
+                    return ControlFlow::Continue(());
+                }
                 match read.record(&key) {
                     Ok(stored) => {
                         let record = Record::new(key, stored.expect("what stands in the feed is in the store"));
                         bytes += record.frame_bytes();
                         if bytes > BATCH_MAX_BYTES && !wanted.is_empty() {
-                            complete_to = if mutant!(BatchEndSkipsRecord) { seq } else { seq - 1 };
+                            full_before = Some(seq);
                             return ControlFlow::Break(());
                         }
                         wanted.push(record);
+                        ControlFlow::Continue(())
                     }
                     Err(error) => {
                         failed = Some(error);
-                        return ControlFlow::Break(());
+                        ControlFlow::Break(())
                     }
                 }
-            }
-            if looked_at == SCAN_MAX_ENTRIES {
-                complete_to = seq;
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
+            })?;
         if let Some(error) = failed {
             return Err(error);
         }
+        let complete_to = match full_before {
+            Some(seq) if mutant!(BatchEndSkipsRecord) => seq,
+            Some(seq) => seq - 1,
+            None => came_to.unwrap_or(head),
+        };
         self.sent_to = complete_to;
         self.spoken = true;
         Ok(Some(Entries { records: wanted, complete_to, head }))

@@ -223,9 +223,12 @@ fn a_source_says_once_that_nothing_is_new_and_then_waits() {
 #[test]
 fn a_long_feed_of_what_nobody_asked_for_is_read_in_pieces() {
     const SCAN_MAX_ENTRIES: usize = 16_384;
-    let source = source_with(SCAN_MAX_ENTRIES + 1);
-    // Of another class than all of it is.
-    let request = Follow { family: foo(), mode: Mode::Global, classes: Classes::FAR, cursor: None };
+    let deep = Family::new("foo/deep").expect("a family");
+    let mut source = Replica::open(MemoryStore::new(), Settings::new(SOURCE), SOURCE_RUN, NOW).expect("opens");
+    handle(&mut source, vec![Input::Share { family: deep.clone(), mode: Mode::Global }]);
+    // In the feed of the same first segment, but not in the family.
+    handle(&mut source, (0..=SCAN_MAX_ENTRIES).map(|key| put(&format!("/foo/{key}"), "value")).collect());
+    let request = Follow { family: deep, mode: Mode::Global, classes: Classes::LOCAL, cursor: None };
     let (_, session) = open(&source, &request);
     let mut session = session.expect("resumes");
     let head = source.ledger().head;

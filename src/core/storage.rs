@@ -125,6 +125,32 @@ pub trait Read {
     /// Visits the feed of a first segment in the order of sequence numbers, those greater than `after`.
     fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError>;
 
+    /// As [`feed`](Self::feed), but visits the entries of these classes only. After `looks_max` entries, wanted or
+    /// not, it ends and tells the sequence number that it came to; none if there was nothing more to see. A store
+    /// that keeps the classes apart need not look at those that are not wanted.
+    fn feed_of(
+        &self,
+        top: &str,
+        classes: Classes,
+        after: u64,
+        looks_max: usize,
+        visit: Visit<'_, (u64, Class, RecordKey)>,
+    ) -> Result<Option<u64>, StoreError> {
+        let (mut looked_at, mut came_to) = (0, None);
+        self.feed(top, after, &mut |(seq, class, key)| {
+            looked_at += 1;
+            if classes.contains(class) && visit((seq, class, key)).is_break() {
+                return ControlFlow::Break(());
+            }
+            if looked_at == looks_max {
+                came_to = Some(seq);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(came_to)
+    }
+
     /// The greatest sequence number ever given out; 0 before the first.
     fn head(&self) -> Result<u64, StoreError>;
 

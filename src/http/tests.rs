@@ -44,7 +44,7 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             access: Default::default(),
             alarms: vec![],
         };
-        (Status { node, members: vec![], families: vec![] }, Extra::default())
+        (Status { node, members: vec![], families: vec![], adapter: None }, Extra::default())
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
     let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));

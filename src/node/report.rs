@@ -9,17 +9,20 @@ use tokio::time::Instant;
 use super::alarms::Alarms;
 use super::reload::Reloader;
 use super::{expires_soon, unix_ms};
+use crate::asterisk::driver::Shown;
+use crate::asterisk::event::{AttachmentStatus, RefusedReason};
 use crate::cluster::streams::{Agreement, Follows, Streams};
-use crate::cluster::{Gossip, Mesh};
+use crate::cluster::{Gossip, Mesh, WanCounters};
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Tally;
 use crate::core::storage::Reads;
 use crate::core::topology::Member;
-use crate::metrics::Extra;
+use crate::metrics::{Extra, WanTotals};
 use crate::status::{
-    AccessStatus, AgreementStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus, RefusedStatus, Status,
+    AccessStatus, AdapterStatus, AgreementStatus, AsteriskStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus,
+    RefusedStatus, Status,
 };
 use crate::store::writer::{Database, Published};
 
@@ -35,6 +38,8 @@ pub struct Reporter<R> {
     pub ready: Arc<AtomicBool>,
     pub since_unix_ms: u64,
     pub reloader: Reloader,
+    /// None if no Asterisk is attached.
+    pub adapter: Option<Shown>,
 }
 
 impl<R: Reads> Reporter<R> {
@@ -44,12 +49,14 @@ impl<R: Reads> Reporter<R> {
             node: self.node(&published),
             members: self.members(&published),
             families: self.families(&published),
+            adapter: self.adapter.as_ref().map(adapter_status),
         };
         let extra = Extra {
             refused: self.mesh.counters().refused().into_iter().collect(),
             verifies: self.streams.verifies().outcomes().into_iter().collect(),
             verify_traffic: self.streams.verifies().traffic(),
             reloads: self.reloader.counts(),
+            wan: wan_totals(&self.mesh.counters().wan),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
         };
         (status, extra)
@@ -191,6 +198,14 @@ impl<R: Reads> Reporter<R> {
     }
 }
 
+fn wan_totals(wan: &WanCounters) -> WanTotals {
+    WanTotals {
+        records: [wan.sent_records.get(), wan.received_records.get()],
+        bytes: [wan.sent_bytes.get(), wan.received_bytes.get()],
+        sent_unpacked_bytes: wan.sent_unpacked_bytes.get(),
+    }
+}
+
 fn follows_of(follows: &Follows, family: &Family, now: Instant) -> Vec<FollowStatus> {
     let of_family: BTreeMap<_, _> = follows.iter().filter(|((_, of), _)| of == family).collect();
     let follow_status = |((source, _), progress): (&(_, Family), &crate::cluster::streams::Progress)| FollowStatus {
@@ -203,6 +218,38 @@ fn follows_of(follows: &Follows, family: &Family, now: Instant) -> Vec<FollowSta
         connected: progress.connected,
     };
     of_family.into_iter().map(follow_status).collect()
+}
+
+fn adapter_status(shown: &Shown) -> AdapterStatus {
+    let by_name = |counts: &BTreeMap<RefusedReason, u64>| {
+        counts.iter().map(|(reason, count)| (reason.as_str().to_string(), *count)).collect()
+    };
+    let asterisk = |one: &AttachmentStatus| {
+        let counts = one.counts;
+        AsteriskStatus {
+            name: one.name.clone(),
+            reachable: one.reachable,
+            heard_ago_ms: one.last_heard.map(|at| unix_ms().saturating_sub(at)),
+            in_flight: one.in_flight as u64,
+            lag_entries: one.lag,
+            accepted: counts.accepted,
+            written: counts.written,
+            repeated: counts.repeated,
+            delivered: counts.delivered,
+            delivered_entries: counts.delivered_entries,
+            failed: counts.failed,
+            undeliverable: counts.undeliverable,
+            restarts: counts.restarts,
+            delayed: counts.delayed,
+            refused: by_name(&one.refused),
+            fault: one.fault.clone(),
+        }
+    };
+    AdapterStatus {
+        listening: shown.listening.iter().map(|listen| String::from(*listen)).collect(),
+        refused: by_name(&shown.refusals.counts()),
+        asterisks: shown.attachments.borrow().iter().map(asterisk).collect(),
+    }
 }
 
 fn class_names(classes: Classes) -> Vec<String> {

@@ -11,95 +11,40 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::ops::{Bound, ControlFlow};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use self::delta::Delta;
+use self::feed::{Feed, FeedChanges};
+use crate::core::eid::Eid;
 use crate::core::family::Mark;
 use crate::core::mutant;
 use crate::core::path::Family;
-use crate::core::record::{Class, RecordKey, Stored};
-use crate::core::storage::{
-    Cursor, CursorKey, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write, family_ranges,
-};
+use crate::core::record::{Class, Classes, RecordKey, Stored};
+use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write};
 
-/// Everything that is committed. Records are kept under the bytes of their keys: a family is a range of
-/// those, while the least path under a family is no path.
+mod delta;
+mod feed;
+
+/// By family and scope, then by source: of these there may be many.
+type Cursors = BTreeMap<(Family, Classes), BTreeMap<Eid, Cursor>>;
+
+/// Everything that is committed.
 #[derive(Clone, Debug, Default)]
 struct State {
-    records: BTreeMap<Vec<u8>, (RecordKey, Stored)>,
-    feed: BTreeMap<(String, u64), (Class, RecordKey)>,
+    records: BTreeMap<Keyed, Stored>,
+    feed: Feed,
     marks: BTreeMap<Family, Mark>,
     runs: BTreeMap<u64, RunStart>,
-    cursors: BTreeMap<CursorKey, Cursor>,
+    cursors: Cursors,
     adapter: BTreeMap<Vec<u8>, Vec<u8>>,
     head: u64,
 }
 
-/// What a transaction changes in one map; None takes the entry out.
 #[derive(Debug)]
-struct Delta<K, V>(BTreeMap<K, Option<V>>);
-
-impl<K, V> Default for Delta<K, V> {
-    fn default() -> Self {
-        Self(BTreeMap::new())
-    }
-}
-
-impl<K: Ord, V> Delta<K, V> {
-    fn get<'a, Q: Ord + ?Sized>(&'a self, base: &'a BTreeMap<K, V>, key: &Q) -> Option<&'a V>
-    where
-        K: Borrow<Q>,
-    {
-        match self.0.get(key) {
-            Some(change) => change.as_ref(),
-            None => base.get(key),
-        }
-    }
-
-    /// The entries of the range, changes included, in order.
-    fn range<'a, Q: Ord + ?Sized>(
-        &'a self,
-        base: &'a BTreeMap<K, V>,
-        range: impl RangeBounds<Q> + Clone,
-    ) -> impl Iterator<Item = (&'a K, &'a V)>
-    where
-        K: Borrow<Q>,
-    {
-        let mut old = base.range(range.clone()).peekable();
-        let mut new = self.0.range(range).peekable();
-        let merged = std::iter::from_fn(move || {
-            let Some((changed, _)) = new.peek() else { return old.next().map(|(key, value)| (key, Some(value))) };
-            if old.peek().is_some_and(|(key, _)| key < changed) {
-                return old.next().map(|(key, value)| (key, Some(value)));
-            }
-            old.next_if(|(key, _)| key == changed);
-            new.next().map(|(key, value)| (key, value.as_ref()))
-        });
-        merged.filter_map(|(key, value)| value.map(|value| (key, value)))
-    }
-
-    fn all<'a>(&'a self, base: &'a BTreeMap<K, V>) -> impl Iterator<Item = (&'a K, &'a V)> {
-        self.range::<K>(base, ..)
-    }
-
-    fn set(&mut self, key: K, value: Option<V>) {
-        self.0.insert(key, value);
-    }
-
-    fn apply(self, base: &mut BTreeMap<K, V>) {
-        for (key, change) in self.0 {
-            match change {
-                Some(value) => base.insert(key, value),
-                None => base.remove(&key),
-            };
-        }
-    }
-}
-
-#[derive(Debug, Default)]
 struct Changes {
-    records: Delta<Vec<u8>, (RecordKey, Stored)>,
-    feed: Delta<(String, u64), (Class, RecordKey)>,
+    records: Delta<Keyed, Stored>,
+    feed: FeedChanges,
     marks: Delta<Family, Mark>,
     runs: Delta<u64, RunStart>,
     cursors: Delta<CursorKey, Cursor>,
@@ -108,53 +53,150 @@ struct Changes {
 }
 
 impl Changes {
+    const NONE: Self = Self {
+        records: Delta::NONE,
+        feed: FeedChanges::NONE,
+        marks: Delta::NONE,
+        runs: Delta::NONE,
+        cursors: Delta::NONE,
+        adapter: Delta::NONE,
+        head: None,
+    };
+
     fn apply(self, state: &mut State) {
         self.records.apply(&mut state.records);
         self.feed.apply(&mut state.feed);
         self.marks.apply(&mut state.marks);
         self.runs.apply(&mut state.runs);
-        self.cursors.apply(&mut state.cursors);
+        for (CursorKey { source, family, classes }, change) in self.cursors.into_changes() {
+            let of_scope = state.cursors.entry((family, classes)).or_default();
+            match change {
+                Some(cursor) => of_scope.insert(source, cursor),
+                None => of_scope.remove(&source),
+            };
+        }
         self.adapter.apply(&mut state.adapter);
         state.head = self.head.unwrap_or(state.head);
     }
 }
 
-/// A committed state, and changes to it that only this view sees. A reader has none.
+/// What records are kept by: their keys, in an order in which other places can be looked up as well. A family's
+/// records lie between two places of which one, the least path under the family, is no path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Keyed(RecordKey);
+
+trait Place {
+    fn place(&self) -> (&str, Option<Eid>);
+}
+
+impl Place for Keyed {
+    fn place(&self) -> (&str, Option<Eid>) {
+        (self.0.path.as_str(), self.0.owner)
+    }
+}
+
+impl Place for (String, Option<Eid>) {
+    fn place(&self) -> (&str, Option<Eid>) {
+        (&self.0, self.1)
+    }
+}
+
+impl Borrow<RecordKey> for Keyed {
+    fn borrow(&self) -> &RecordKey {
+        &self.0
+    }
+}
+
+impl<'a> Borrow<dyn Place + 'a> for Keyed {
+    fn borrow(&self) -> &(dyn Place + 'a) {
+        self
+    }
+}
+
+impl PartialEq for dyn Place + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for dyn Place + '_ {}
+
+impl PartialOrd for dyn Place + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for dyn Place + '_ {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+type Edge = Bound<(String, Option<Eid>)>;
+
+/// The ranges of [`Span::Under`]: those of the family's own path, and those under it. What sorts between the
+/// two (`/foo!`) belongs to others.
+fn ranges_under(family: &Family) -> [(Edge, Edge); 2] {
+    let place = |end: &str, owner| (format!("/{family}{end}"), owner);
+    let last = Some(Eid::new([0xff; Eid::BYTES]));
+    [
+        (Bound::Included(place("", None)), Bound::Included(place("", last))),
+        // '0' comes after '/'.
+        (Bound::Included(place("/", None)), Bound::Excluded(place("0", None))),
+    ]
+}
+
+/// A committed state.
 #[derive(Debug)]
 pub struct MemoryReader {
     state: Arc<State>,
-    changes: Changes,
 }
 
-impl Read for MemoryReader {
+/// A committed state, and changes to it that only this view sees.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    state: &'a State,
+    changes: &'a Changes,
+}
+
+static NO_CHANGES: Changes = Changes::NONE;
+
+impl Read for View<'_> {
     fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
-        let found = self.changes.records.get(&self.state.records, key.to_bytes().as_slice());
-        Ok(found.map(|(_, stored)| stored.clone()))
+        Ok(self.changes.records.get(&self.state.records, key).cloned())
     }
 
     fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
-        let mut over = |range: (Bound<&[u8]>, Bound<&[u8]>)| {
-            let mut entries = self.changes.records.range::<[u8]>(&self.state.records, range);
-            entries.try_for_each(|(_, entry)| visit(entry.clone()))
-        };
         let _ended_early: ControlFlow<()> = match span {
-            Span::All => over((Bound::Unbounded, Bound::Unbounded)),
-            Span::Under(family) => family_ranges(family)
-                .iter()
-                .try_for_each(|range| over((Bound::Included(&range.start), Bound::Excluded(&range.end)))),
+            Span::All => self
+                .changes
+                .records
+                .all(&self.state.records)
+                .try_for_each(|(key, stored)| visit((key.0.clone(), stored.clone()))),
+            Span::Under(family) => ranges_under(family).iter().try_for_each(|(from, to)| {
+                let range = (from.as_ref().map(|at| at as &dyn Place), to.as_ref().map(|at| at as &dyn Place));
+                let mut entries = self.changes.records.range::<dyn Place>(&self.state.records, range);
+                entries.try_for_each(|(key, stored)| visit((key.0.clone(), stored.clone())))
+            }),
         };
         Ok(())
     }
 
     fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
-        let range = (Bound::Excluded((top.to_owned(), after)), Bound::Included((top.to_owned(), u64::MAX)));
-        // A range that excludes and includes one and the same end panics.
-        if after < u64::MAX {
-            let mut entries = self.changes.feed.range(&self.state.feed, range);
-            let _ended_early: ControlFlow<()> =
-                entries.try_for_each(|((_, seq), (class, key))| visit((*seq, *class, key.clone())));
-        }
+        self.changes.feed.visit(&self.state.feed, (top, Classes::ALL, after), usize::MAX, visit);
         Ok(())
+    }
+
+    fn feed_of(
+        &self,
+        top: &str,
+        classes: Classes,
+        after: u64,
+        looks_max: usize,
+        visit: Visit<'_, (u64, Class, RecordKey)>,
+    ) -> Result<Option<u64>, StoreError> {
+        Ok(self.changes.feed.visit(&self.state.feed, (top, classes, after), looks_max, visit))
     }
 
     fn head(&self) -> Result<u64, StoreError> {
@@ -170,11 +212,24 @@ impl Read for MemoryReader {
     }
 
     fn cursor(&self, key: &CursorKey) -> Result<Option<Cursor>, StoreError> {
-        Ok(self.changes.cursors.get(&self.state.cursors, key).copied())
+        let of_scope = || self.state.cursors.get(&(key.family.clone(), key.classes))?.get(&key.source);
+        let found = self.changes.cursors.change(key).map_or_else(of_scope, Option::as_ref);
+        Ok(found.copied())
     }
 
     fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
-        Ok(self.changes.cursors.all(&self.state.cursors).map(|(key, cursor)| (key.clone(), *cursor)).collect())
+        let mut cursors = BTreeMap::new();
+        for ((family, classes), of_scope) in &self.state.cursors {
+            let key = |source: &Eid| CursorKey { source: *source, family: family.clone(), classes: *classes };
+            cursors.extend(of_scope.iter().map(|(source, cursor)| (key(source), *cursor)));
+        }
+        for (key, change) in self.changes.cursors.changes::<CursorKey>(..) {
+            match change {
+                Some(cursor) => _ = cursors.insert(key.clone(), *cursor),
+                None => _ = cursors.remove(key),
+            }
+        }
+        Ok(cursors)
     }
 
     fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -197,7 +252,7 @@ impl Reads for MemoryReads {
     type Reader = MemoryReader;
 
     fn read(&self) -> Result<MemoryReader, StoreError> {
-        Ok(MemoryReader { state: self.state(), changes: Changes::default() })
+        Ok(MemoryReader { state: self.state() })
     }
 }
 
@@ -248,7 +303,7 @@ impl Store for MemoryStore {
     }
 
     fn write(&mut self) -> Result<MemoryWriter<'_>, StoreError> {
-        Ok(MemoryWriter { view: self.reads.read()?, store: self })
+        Ok(MemoryWriter { state: self.reads.state(), changes: Changes::NONE, store: self })
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
@@ -260,84 +315,117 @@ impl Store for MemoryStore {
 #[derive(Debug)]
 pub struct MemoryWriter<'a> {
     store: &'a mut MemoryStore,
-    view: MemoryReader,
+    state: Arc<State>,
+    changes: Changes,
 }
 
-impl Read for MemoryWriter<'_> {
-    fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
-        self.view.record(key)
-    }
-
-    fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
-        self.view.scan(span, visit)
-    }
-
-    fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
-        self.view.feed(top, after, visit)
-    }
-
-    fn head(&self) -> Result<u64, StoreError> {
-        self.view.head()
-    }
-
-    fn marks(&self) -> Result<BTreeMap<Family, Mark>, StoreError> {
-        self.view.marks()
-    }
-
-    fn runs(&self) -> Result<Vec<RunStart>, StoreError> {
-        self.view.runs()
-    }
-
-    fn cursor(&self, key: &CursorKey) -> Result<Option<Cursor>, StoreError> {
-        self.view.cursor(key)
-    }
-
-    fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
-        self.view.cursors()
-    }
-
-    fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.view.adapter(key)
+impl MemoryReader {
+    fn view(&self) -> View<'_> {
+        View { state: &self.state, changes: &NO_CHANGES }
     }
 }
+
+impl MemoryWriter<'_> {
+    fn view(&self) -> View<'_> {
+        View { state: &self.state, changes: &self.changes }
+    }
+}
+
+/// Reads through the view of a reader or writer.
+macro_rules! reads_through_view {
+    ($type:ty) => {
+        impl Read for $type {
+            fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
+                self.view().record(key)
+            }
+
+            fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
+                self.view().scan(span, visit)
+            }
+
+            fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
+                self.view().feed(top, after, visit)
+            }
+
+            fn feed_of(
+                &self,
+                top: &str,
+                classes: Classes,
+                after: u64,
+                looks_max: usize,
+                visit: Visit<'_, (u64, Class, RecordKey)>,
+            ) -> Result<Option<u64>, StoreError> {
+                self.view().feed_of(top, classes, after, looks_max, visit)
+            }
+
+            fn head(&self) -> Result<u64, StoreError> {
+                self.view().head()
+            }
+
+            fn marks(&self) -> Result<BTreeMap<Family, Mark>, StoreError> {
+                self.view().marks()
+            }
+
+            fn runs(&self) -> Result<Vec<RunStart>, StoreError> {
+                self.view().runs()
+            }
+
+            fn cursor(&self, key: &CursorKey) -> Result<Option<Cursor>, StoreError> {
+                self.view().cursor(key)
+            }
+
+            fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
+                self.view().cursors()
+            }
+
+            fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+                self.view().adapter(key)
+            }
+        }
+    };
+}
+
+reads_through_view!(MemoryReader);
+reads_through_view!(MemoryWriter<'_>);
 
 impl Write for MemoryWriter<'_> {
     fn put_record(&mut self, key: &RecordKey, stored: &Stored) -> Result<(), StoreError> {
-        let forgets = mutant!(FeedEntrySkipped) && self.view.record(key)?.is_some();
-        self.remove_record(key)?;
-        let changes = &mut self.view.changes;
-        if !forgets {
-            changes.feed.set((key.path.top().to_owned(), stored.seq), Some((stored.class, key.clone())));
+        let Self { state, changes, .. } = self;
+        let before = changes.records.get(&state.records, key).map(|old| (old.class, old.seq));
+        if let Some((class, seq)) = before.filter(|_| !mutant!(FeedEntryLeft)) {
+            changes.feed.take_out(key, class, seq);
         }
-        changes.records.set(key.to_bytes(), Some((key.clone(), stored.clone())));
+        if before.is_none() || !mutant!(FeedEntrySkipped) {
+            changes.feed.put(key, stored.class, stored.seq);
+        }
+        changes.records.set(Keyed(key.clone()), Some(stored.clone()));
         Ok(())
     }
 
     fn remove_record(&mut self, key: &RecordKey) -> Result<(), StoreError> {
-        let MemoryReader { state, changes } = &mut self.view;
-        let bytes = key.to_bytes();
-        if let Some(seq) = changes.records.get(&state.records, bytes.as_slice()).map(|(_, old)| old.seq) {
+        let Self { state, changes, .. } = self;
+        if let Some((class, seq)) = changes.records.get(&state.records, key).map(|old| (old.class, old.seq)) {
             if !mutant!(FeedEntryLeft) {
-                changes.feed.set((key.path.top().to_owned(), seq), None);
+                changes.feed.take_out(key, class, seq);
             }
-            changes.records.set(bytes, None);
+            changes.records.set(Keyed(key.clone()), None);
         }
         Ok(())
     }
 
     fn set_head(&mut self, head: u64) -> Result<(), StoreError> {
-        self.view.changes.head = Some(head);
+        self.changes.head = Some(head);
         Ok(())
     }
 
     fn set_mark(&mut self, family: &Family, mark: Option<Mark>) -> Result<(), StoreError> {
-        self.view.changes.marks.set(family.clone(), mark);
+        self.changes.marks.set(family.clone(), mark);
         Ok(())
     }
 
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
-        let MemoryReader { state, changes } = &mut self.view;
-        let newest = [state.runs.last_key_value().map(|(n, _)| *n), changes.runs.0.last_key_value().map(|(n, _)| *n)];
+        let Self { state, changes, .. } = self;
+        let newest = [state.runs.last_key_value().map(|(n, _)| *n), changes.runs.last_key().copied()];
         let ordinal = newest.into_iter().flatten().max().map_or(0, |newest| newest + 1);
         changes.runs.set(ordinal, Some(start));
         // Ordinals have no gaps, so that the one to forget is known by its number.
@@ -348,17 +436,17 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
-        self.view.changes.cursors.set(key.clone(), cursor);
+        self.changes.cursors.set(key.clone(), cursor);
         Ok(())
     }
 
     fn set_adapter(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.view.changes.adapter.set(key.to_vec(), value.map(<[u8]>::to_vec));
+        self.changes.adapter.set(key.to_vec(), value.map(<[u8]>::to_vec));
         Ok(())
     }
 
     fn commit(self) -> Result<(), StoreError> {
-        let Self { store, view: MemoryReader { state, changes } } = self;
+        let Self { store, state, changes } = self;
         if let Some(error) = store.fail_next_commit.take() {
             return Err(error);
         }

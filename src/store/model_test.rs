@@ -158,6 +158,7 @@ pub(super) fn everything(view: &impl Read) -> Result<Everything, StoreError> {
         for after in AFTER {
             let mut found = Vec::new();
             view.feed(&top, after, &mut taking(usize::MAX, &mut found))?;
+            by_class(view, &top, after, &found)?;
             all.feeds.push(found);
         }
     }
@@ -169,6 +170,23 @@ pub(super) fn everything(view: &impl Read) -> Result<Everything, StoreError> {
         all.adapter.extend(view.adapter(&[n])?.map(|value| (n, value)));
     }
     Ok(all)
+}
+
+/// The feed by classes must tell what the whole feed tells of them.
+fn by_class(view: &impl Read, top: &str, after: u64, whole: &[(u64, Class, RecordKey)]) -> Result<(), StoreError> {
+    for classes in (1..8).filter_map(Classes::from_bits) {
+        let mut found = Vec::new();
+        let came_to = view.feed_of(top, classes, after, usize::MAX, &mut taking(usize::MAX, &mut found))?;
+        let wanted: Vec<_> = whole.iter().filter(|(_, class, _)| classes.contains(*class)).cloned().collect();
+        assert_eq!((came_to, &found), (None, &wanted), "{classes} of {top} after {after}");
+        let mut early = Vec::new();
+        let came_to = view.feed_of(top, classes, after, 2, &mut taking(usize::MAX, &mut early))?;
+        let missed = wanted.iter().find(|(seq, ..)| {
+            came_to.is_none_or(|came_to| *seq <= came_to) && !early.iter().any(|(there, ..)| there == seq)
+        });
+        assert_eq!(missed, None, "{classes} of {top} after {after}, complete to {came_to:?}");
+    }
+    Ok(())
 }
 
 impl Model {

@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 pub mod netns;
+pub mod patched;
 pub mod peer;
+pub mod wan;
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -45,8 +47,10 @@ impl Drop for TestFleet {
     }
 }
 
+/// KINFOLK_TEST_BINARY tries another build of the program than the one that the tests came with.
 pub fn plan(count: u8, shared: &[(&str, &str)]) -> Plan {
-    Plan::new(BINARY, count, shared)
+    let binary = std::env::var("KINFOLK_TEST_BINARY");
+    Plan::new(binary.unwrap_or_else(|_| BINARY.into()), count, shared)
 }
 
 /// A running fleet.
@@ -71,4 +75,10 @@ pub fn seed() -> u64 {
     let seed = given.map_or_else(rand::random, |text| text.parse().expect("KINFOLK_TEST_SEED is a number"));
     eprintln!("seed: {seed} (again with KINFOLK_TEST_SEED={seed})");
     seed
+}
+
+/// A number drawn afresh.
+pub fn random() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "ports and identifiers that other tests do not use")]
+    rand::random()
 }

@@ -32,6 +32,9 @@ pub struct MeshConfig {
     pub idle_timeout_ms: u64,
     /// A silent connection is kept alive this often.
     pub keep_alive_ms: u64,
+    /// The round trip that is assumed of a peer before it is measured: a lost first packet is sent again after
+    /// three times as long (RFC 9002, 6.2).
+    pub initial_round_trip_ms: u64,
     /// The longest a handshake, or the opening of a stream, may take.
     pub connect_timeout_ms: u64,
     /// The longest the exchange of hellos may take.
@@ -84,11 +87,12 @@ impl Default for MeshConfig {
             trust: Trust::default(),
             idle_timeout_ms: 5_000,
             keep_alive_ms: 1_000,
+            initial_round_trip_ms: 100,
             connect_timeout_ms: 3_000,
             hello_timeout_ms: 3_000,
             resolve_timeout_ms: 3_000,
             backoff_min_ms: 100,
-            backoff_max_ms: 2_000,
+            backoff_max_ms: 1_000,
             dial_yield_ms: 200,
             peers_max: 1_000,
             bi_streams_per_peer_max: 1_024,
@@ -124,6 +128,7 @@ impl MeshConfig {
         let idle = quinn::IdleTimeout::try_from(ms(self.idle_timeout_ms)).ok();
         transport
             .max_idle_timeout(idle)
+            .initial_rtt(ms(self.initial_round_trip_ms))
             .keep_alive_interval(Some(ms(self.keep_alive_ms)))
             .max_concurrent_bidi_streams(self.bi_streams_per_peer_max.into())
             .max_concurrent_uni_streams(self.uni_streams_per_peer_max.into())

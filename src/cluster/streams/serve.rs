@@ -58,6 +58,7 @@ pub(super) fn refuse<R: Reads>(room: &Shared<R>, peer: Eid, error: &FrameError) 
 
 async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<(), ServeError> {
     let Incoming { peer, run, site, mut send, mut recv } = stream;
+    let far = site != room.mesh.config().site;
     let timeout = Duration::from_millis(room.config.request_timeout_ms);
     let frame = tokio::time::timeout(timeout, read_frame(&mut recv)).await;
     let frame = frame.map_err(|_| FrameError::TimedOut(timeout.as_millis()))??;
@@ -99,11 +100,15 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
             return Ok(());
         }
         match entries {
+            Some(entries) if far => room.wan.send(peer, &mut send, &entries, &room.mesh.counters().wan).await?,
             Some(entries) => write_frame(&mut send, &entries).await?,
             None => {
                 let stopped = send.stopped();
                 if idle(room, &mut wakes, stopped).await.is_break() {
                     return Ok(());
+                }
+                if far {
+                    room.wan.gather().await;
                 }
             }
         }

@@ -29,8 +29,10 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// None at all is not possible: what is lost at once would never be looked at again.
     pub fn new(late_ms: u64, missed_ms: u64) -> Self {
-        Self { late_ms: late_ms.min(missed_ms), missed_ms, since_ms: BTreeMap::new() }
+        let missed_ms = missed_ms.max(1);
+        Self { late_ms: late_ms.clamp(1, missed_ms), missed_ms, since_ms: BTreeMap::new() }
     }
 
     /// What is lost by now.
