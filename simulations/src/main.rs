@@ -13,7 +13,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use simulations::check::Check;
 use simulations::clock::SECOND;
-use simulations::history::History;
+use simulations::history::{History, VerifyMode};
 use simulations::page::Subject;
 use simulations::run::run;
 use simulations::shrink::{Kept, shrink, told};
@@ -47,6 +47,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// Whether nodes verify: on, off, or only (streams bring the first copy of a family, verifies all else).
+    #[arg(long, value_name = "MODE", conflicts_with = "swarm")]
+    verify: Option<VerifyMode>,
     /// Loss between sites, in per cent, instead of the scenario's.
     #[arg(long, value_name = "PER_CENT", requires = "scenario")]
     loss: Option<u64>,
@@ -141,7 +144,11 @@ fn one(arguments: &Arguments) -> ExitCode {
     if arguments.keep.is_some() {
         subject.replay += &format!(" --keep '{kept}'");
     }
-    let history = kept.of(&whole);
+    let mut history = kept.of(&whole);
+    if let Some(mode) = arguments.verify {
+        history.verify.mode = mode;
+        subject.replay += &format!(" --verify {}", format!("{mode:?}").to_lowercase());
+    }
     let started = Instant::now();
     let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
     let mut pace = Pace::new(&history);
