@@ -58,6 +58,8 @@ pub struct Config {
     pub clock: Clock,
     pub gossip: Gossip,
     pub tombstones: Tombstones,
+    pub verify: Verify,
+    pub wan: Wan,
     pub sip: Sip,
     /// The attached patched Asterisks; none: no adapter.
     pub asterisk: Vec<Attached>,
@@ -136,6 +138,33 @@ impl Tombstones {
     }
 }
 
+/// When families are compared with other members, and repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    pub gap_ms: u64,
+    pub settle_ms: u64,
+    pub patience_ms: u64,
+    /// Reconciles of others that are answered at a time.
+    pub served_max: usize,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self { gap_ms: 2_000, settle_ms: 500, patience_ms: 30_000, served_max: 8 }
+    }
+}
+
+/// Streams between sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wan {
+    /// How long a change waits for others to go with it.
+    pub batch_ms: u64,
+    /// What the link to one node of another site may carry; 0: no limit.
+    pub bytes_per_s: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -153,6 +182,8 @@ impl Default for Config {
             clock: Clock::default(),
             gossip: Gossip::default(),
             tombstones: Tombstones::default(),
+            verify: Verify::default(),
+            wan: Wan::default(),
             sip: Sip::default(),
             asterisk: Vec::new(),
         }
@@ -207,6 +238,12 @@ impl Limits {
 impl Default for Clock {
     fn default() -> Self {
         Self { max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS }
+    }
+}
+
+impl Default for Wan {
+    fn default() -> Self {
+        Self { batch_ms: 2, bytes_per_s: 0 }
     }
 }
 
@@ -397,6 +434,11 @@ impl Config {
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
             ("tombstones", "retention_s", self.tombstones.retention_s, 1, RETENTION_MAX_S),
             ("tombstones", "floor_interval_s", self.tombstones.floor_interval_s, 1, RETENTION_MAX_S),
+            ("verify", "gap_ms", self.verify.gap_ms, 100, 3_600_000),
+            ("verify", "settle_ms", self.verify.settle_ms, 0, 60_000),
+            ("verify", "patience_ms", self.verify.patience_ms, 1_000, 86_400_000),
+            ("verify", "served_max", count(self.verify.served_max), 1, 1_024),
+            ("wan", "batch_ms", self.wan.batch_ms, 0, 1_000),
         ];
         for (section, key, value, min, max) in ranges {
             if value < min {

@@ -36,6 +36,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -78,6 +83,11 @@ pub struct Metrics {
     batch_seconds: Histogram,
     batch_failures: Family<ReasonLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    verifies: Family<OutcomeLabel, Counter>,
+    verify_sent: Counter,
+    verify_received: Counter,
+    verify_records: Counter,
+    differing: Gauges<FamilyLabel>,
     drift_max_ms: AtomicU64,
     drift: FloatGauge,
     clock_ahead: FloatGauge,
@@ -87,6 +97,9 @@ pub struct Metrics {
     tombstones: Gauges<FamilyLabel>,
     lag_entries: Gauges<FollowLabel>,
     lag_seconds: Family<FollowLabel, FloatGauge>,
+    wan_records: Family<DirectionLabel, Counter>,
+    wan_bytes: Family<DirectionLabel, Counter>,
+    wan_unpacked_bytes: Counter,
     ready: Gauge,
     alarms: Gauge,
     reloads: Family<OutcomeLabel, Counter>,
@@ -167,10 +180,25 @@ fn raise(counter: &Counter, to: u64) {
 pub struct Extra {
     /// Refusals counted by the cluster's connections, by reason, since the start.
     pub refused: Vec<(&'static str, u64)>,
+    /// Ends of reconciles, by outcome, since the start.
+    pub verifies: Vec<(&'static str, u64)>,
+    /// Bytes that they sent and received, and records that came by them.
+    pub verify_traffic: (u64, u64, u64),
     /// Reloads of the configuration, by what came of them.
     pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
     pub clock_ahead_ms: u64,
+    pub wan: WanTotals,
+}
+
+/// The feed between sites as it passed this node, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WanTotals {
+    /// Sent and received.
+    pub records: [u64; 2],
+    /// Sent and received.
+    pub bytes: [u64; 2],
+    pub sent_unpacked_bytes: u64,
 }
 
 impl Metrics {
@@ -191,6 +219,11 @@ impl Metrics {
             batch_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             batch_failures: Family::default(),
             refused: Family::default(),
+            verifies: Family::default(),
+            verify_sent: Counter::default(),
+            verify_received: Counter::default(),
+            verify_records: Counter::default(),
+            differing: Family::default(),
             drift_max_ms: AtomicU64::new(0),
             drift: FloatGauge::default(),
             clock_ahead: FloatGauge::default(),
@@ -200,6 +233,9 @@ impl Metrics {
             tombstones: Family::default(),
             lag_entries: Family::default(),
             lag_seconds: Family::default(),
+            wan_records: Family::default(),
+            wan_bytes: Family::default(),
+            wan_unpacked_bytes: Counter::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
             reloads: Family::default(),
@@ -226,6 +262,17 @@ impl Metrics {
         registry.register_with_unit("commit_duration", help, Unit::Seconds, self.batch_seconds.clone());
         registry.register("commit_failures", "Batches that failed, by reason", self.batch_failures.clone());
         registry.register("refused", "Input refused, by reason", self.refused.clone());
+        let help =
+            "Comparisons of a family with a member, by how they ended; \"served\" are those that the member began";
+        registry.register("verifies", help, self.verifies.clone());
+        let help = "Bytes of frames sent for comparing and repairing";
+        registry.register_with_unit("verify_sent", help, Unit::Bytes, self.verify_sent.clone());
+        let help = "Bytes of frames received for comparing and repairing";
+        registry.register_with_unit("verify_received", help, Unit::Bytes, self.verify_received.clone());
+        let help = "Records that came by comparing, not by following";
+        registry.register("verify_records_repaired", help, self.verify_records.clone());
+        let help = "Members whose root of a shared family, as last heard, is not this node's";
+        registry.register("roots_differing", help, self.differing.clone());
         let help = "The furthest that an arriving stamp lay ahead of this node's wall clock since the start";
         registry.register_with_unit("clock_drift_seen_max", help, Unit::Seconds, self.drift.clone());
         let help = "How far the hybrid clock is ahead of the wall clock";
@@ -238,6 +285,12 @@ impl Metrics {
         registry.register("follow_lag_entries", help, self.lag_entries.clone());
         let help = "How long this node has been behind a source it follows";
         registry.register_with_unit("follow_lag", help, Unit::Seconds, self.lag_seconds.clone());
+        let help = "Records that passed between this node and nodes of other sites";
+        registry.register("wan_records", help, self.wan_records.clone());
+        let help = "Bytes of the feed between this node and nodes of other sites, as they travelled";
+        registry.register_with_unit("wan", help, Unit::Bytes, self.wan_bytes.clone());
+        let help = "Bytes of the feed sent to other sites before they were packed";
+        registry.register_with_unit("wan_unpacked", help, Unit::Bytes, self.wan_unpacked_bytes.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
         registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
@@ -308,10 +361,26 @@ impl Metrics {
             let counter = self.reloads.get_or_create(&OutcomeLabel { outcome });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        for (at, direction) in ["sent", "received"].into_iter().enumerate() {
+            let label = DirectionLabel { direction };
+            raise(&self.wan_records.get_or_create(&label), extra.wan.records[at]);
+            raise(&self.wan_bytes.get_or_create(&label), extra.wan.bytes[at]);
+        }
+        raise(&self.wan_unpacked_bytes, extra.wan.sent_unpacked_bytes);
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });
             raise(&counter, *count);
+        }
+        for (outcome, count) in &extra.verifies {
+            let counter = self.verifies.get_or_create(&OutcomeLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        let (sent, received, records) = extra.verify_traffic;
+        for (counter, count) in
+            [(&self.verify_sent, sent), (&self.verify_received, received), (&self.verify_records, records)]
+        {
+            counter.inc_by(count.saturating_sub(counter.get()));
         }
         let others = || status.members.iter().filter(|member| member.eid != status.node.eid);
         let live = others().filter(|member| member.live).count();
@@ -328,12 +397,14 @@ impl Metrics {
     fn set_family_gauges(&self, status: &Status) {
         self.keys.clear();
         self.tombstones.clear();
+        self.differing.clear();
         self.lag_entries.clear();
         self.lag_seconds.clear();
         for family in &status.families {
             let label = FamilyLabel { family: family.name.clone() };
             self.keys.get_or_create(&label).set(signed(family.keys));
             self.tombstones.get_or_create(&label).set(signed(family.tombstones));
+            self.differing.get_or_create(&label).set(signed(family.agreement.differing));
             for follow in &family.follows {
                 let label = FollowLabel { source: follow.source.to_string(), family: family.name.clone() };
                 if let Some(entries) = follow.lag_entries {

@@ -1,6 +1,7 @@
 //! Draws a whole history from a seed: the mixed swarm.
 
 use kinfolk::core::family::Mode;
+use kinfolk::core::verify::VerifyConfig;
 
 use crate::clock::{HOUR, MINUTE, MS, SECOND, Us, YEAR_MS};
 use crate::history::*;
@@ -23,8 +24,13 @@ pub fn mixed(seed: u64) -> History {
     writes.extend(change_of_mode(&mut root.fork(6), nodes.len(), &families, busy_us));
     writes.sort_by_key(|write| write.at_us);
     let mut faults = faults(&mut root.fork(4), &nodes, busy_us);
-    let floors = floors(&mut root.fork(30), &mut busy_us, &nodes, &families, &mut writes, &mut faults);
-    let lasting = lasting_bridge(&mut root.fork(5), &mut faults, nodes.len(), busy_us);
+    let floors = floors(&mut root.fork(31), &mut busy_us, &nodes, &families, &mut writes, &mut faults);
+    let mut verify = verify(&mut root.fork(30));
+    if floors.is_some() && verify.mode == VerifyMode::Off {
+        // Whoever raises a floor may die in that moment: without verify not all would hear of it.
+        verify.mode = VerifyMode::On;
+    }
+    let lasting = lasting_bridge(&mut root.fork(5), &mut faults, &mut writes, nodes.len(), busy_us);
     History {
         seed,
         links: links(&mut rng),
@@ -38,6 +44,7 @@ pub fn mixed(seed: u64) -> History {
             dial_needed: root.fork(21).chance(500),
             warm_start: false,
         },
+        verify,
         nodes,
         families,
         writes,
@@ -118,6 +125,18 @@ pub fn timing(rng: &mut Rng) -> Timing {
         idle_say_entries: *rng.pick(&[1, 1, 10, 1_000]),
         window_frames: rng.between(1, 3) as u32,
     }
+}
+
+/// Most runs verify; some show what is lost without, some that it suffices.
+fn verify(rng: &mut Rng) -> Verify {
+    let mode = *rng.pick(&[VerifyMode::On, VerifyMode::On, VerifyMode::On, VerifyMode::Off, VerifyMode::Only]);
+    let times = VerifyConfig {
+        gap_ms: rng.between(500, 3_000),
+        settle_ms: rng.between(100, 1_000),
+        patience_ms: rng.between(3_000, 30_000),
+        served_max: rng.between(1, 4) as usize,
+    };
+    Verify { mode, times }
 }
 
 /// Every node shares most families at the start.
@@ -222,12 +241,19 @@ fn faults(rng: &mut Rng, nodes: &[NodeSpec], busy_us: Us) -> Vec<Fault> {
 }
 
 /// In some runs not all is mended: two parts that never hear each other reach each other through one node.
-fn lasting_bridge(rng: &mut Rng, faults: &mut Vec<Fault>, nodes: usize, busy_us: Us) -> Option<usize> {
+fn lasting_bridge(
+    rng: &mut Rng,
+    faults: &mut Vec<Fault>,
+    writes: &mut Vec<Write>,
+    nodes: usize,
+    busy_us: Us,
+) -> Option<usize> {
     if nodes < 3 || !rng.chance(120) {
         return None;
     }
-    // The bridge has to live.
+    // The bridge has to live, and to be trusted with what lies below a promised floor.
     faults.retain(|fault| !matches!(fault.kind, FaultKind::Die { .. }));
+    writes.retain(|write| !matches!(write.kind, WriteKind::Decommission { .. }));
     let kind = FaultKind::Bridge { groups: groups(rng, nodes), bridge: rng.index(nodes) };
     faults.push(Fault { at_us: busy_us - rng.below(busy_us / 2) - 1, for_us: HOUR * 24 * 365, kind });
     Some(faults.len() - 1)

@@ -1,7 +1,6 @@
 //! Purge floors: each node looks now and then what is due, and what a floor waits for is verified.
 //!
-//! A verify here is its outcome alone: both sides are compared at one moment, what one lacks is applied there, and when
-//! both are durable the node that asked is told. It may be told late, and of a moment long past.
+//! It is verified with the daemon's own reconcile, as everything else is (`reconcile`); here is only who asks whom.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -10,8 +9,9 @@ use kinfolk::core::books::{Books, Entry};
 use kinfolk::core::clock::Hlc;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::path::Family;
-use kinfolk::core::record::{Record, RecordKey};
-use kinfolk::core::replica::{Apply, Input, Outcome, Verified, Wanted};
+use kinfolk::core::reconcile::Ended;
+use kinfolk::core::record::RecordKey;
+use kinfolk::core::replica::{Input, Outcome, Verified, Wanted};
 use kinfolk::core::storage::{Read, Span};
 
 use crate::check::{Check, Checked, ensure};
@@ -21,23 +21,8 @@ use crate::host::Waiting;
 use crate::model::{Acknowledged, Aside, DiskModel, exchanged};
 use crate::world::{Event, Phase, World};
 
-/// A verify that is given up when it has not ended after so long.
-const VERIFY_MAX_US: u64 = 30 * SECOND;
-
 /// For how long after the healing rounds begin.
 const ROUNDS_AFTER_HEALING_US: u64 = 40 * SECOND;
-
-/// A verify under way.
-#[derive(Clone, Debug)]
-pub struct Verify {
-    node: HostId,
-    incarnation: u32,
-    peer: HostId,
-    peer_incarnation: u32,
-    verified: Verified,
-    /// Sides that have not applied yet what they lacked.
-    left: u32,
-}
 
 /// The books as a disk holds them.
 pub fn books_of(read: &impl Read) -> Books {
@@ -97,19 +82,18 @@ pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut 
 }
 
 impl World {
-    pub fn look_later(&mut self, node: HostId) {
+    pub fn look_at_floors_later(&mut self, node: HostId) {
         if let Some(floors) = self.history.floors {
             let incarnation = self.hosts[node].incarnation;
-            self.schedule(floors.look_every_us, Event::Look { node, incarnation });
+            self.schedule(floors.look_every_us, Event::Floors { node, incarnation });
         }
     }
 
-    pub fn on_look(&mut self, node: HostId) -> Checked {
-        self.look_later(node);
+    pub fn on_floors(&mut self, node: HostId) -> Checked {
+        self.look_at_floors_later(node);
         if self.rounds_go_on(node) {
             self.submit(node, Input::Floors, Waiting::Floors);
         }
-        self.verify_for_other_reasons(node);
         Ok(())
     }
 
@@ -121,20 +105,6 @@ impl World {
         adopting || self.now < since + ROUNDS_AFTER_HEALING_US
     }
 
-    /// Nodes verify now and then, whatever their floors want.
-    fn verify_for_other_reasons(&mut self, node: HostId) {
-        if !self.rng.chance(200) {
-            return;
-        }
-        // The books too: whoever raised a floor may have died in that moment.
-        let family = self.rng.index(self.families.len());
-        let peers: Vec<HostId> = (0..self.hosts.len()).filter(|peer| self.net.believed(node, *peer) != 0).collect();
-        if !peers.is_empty() {
-            let peer = *self.rng.pick(&peers);
-            self.verify(node, peer, family, 10 * SECOND);
-        }
-    }
-
     /// What came of a look.
     pub fn on_looked(&mut self, node: HostId, outcome: &Outcome) {
         let Outcome::Floors { wanted, more } = outcome else { return };
@@ -142,111 +112,37 @@ impl World {
             self.submit(node, Input::Floors, Waiting::Floors);
         }
         let (low, high) = self.history.floors.map_or((0, 0), |floors| floors.verify_us);
+        let collectors = wanted.iter().map(|wanted| wanted.peer).collect();
+        let process = self.hosts[node].process.as_mut().expect("it has just committed");
+        if std::mem::replace(&mut process.verifying.collectors, collectors) != process.verifying.collectors {
+            self.plan_soon(node);
+        }
         for Wanted { family, peer, .. } in wanted {
             let Some(family) = self.family_ix.get(family).copied() else { continue };
             let after = self.rng.between(low, high);
             let (incarnation, peer) = (self.hosts[node].incarnation, *peer);
-            self.schedule(after, Event::Verify { node, incarnation, family, peer });
+            self.schedule(after, Event::Collect { node, incarnation, family, peer });
         }
     }
 
-    pub fn on_verify(&mut self, node: HostId, family: FamilyIx, peer: Eid) -> Checked {
+    /// Verifies with the collector, if it can be reached.
+    pub fn on_collect(&mut self, node: HostId, family: FamilyIx, peer: Eid) -> Checked {
         let reached = |host: &HostId| self.hosts[*host].eid == peer && self.net.believed(node, *host) != 0;
-        if let Some(peer) = (0..self.hosts.len()).find(reached) {
-            self.verify(node, peer, family, 0);
+        let Some(peer) = (0..self.hosts.len()).find(reached) else { return Ok(()) };
+        let head = self.hosts[node].process.as_ref().expect("checked by the caller").replica.ledger().head;
+        if let Some(stream) = self.open_reconcile(node, peer, family, false)? {
+            let process = self.hosts[node].process.as_mut().expect("it has just asked");
+            process.verifying.collecting.insert(stream, head);
         }
         Ok(())
     }
 
-    /// Compares, and has applied what each side lacks.
-    fn verify(&mut self, node: HostId, peer: HostId, family: FamilyIx, late_us: u64) {
-        let name = self.families[family].0.clone();
-        if !self.net.open_both_ways(node, peer) {
-            return;
-        }
-        let (Some(ours), Some(theirs)) = (&self.hosts[node].process, &self.hosts[peer].process) else { return };
-        let standing = |process: &crate::host::Process| {
-            let families = &process.replica.ledger().families;
-            Some((families.mode_of(&name)?, families.floor_of(&name)?))
-        };
-        let Some((mode, floor)) = standing(ours) else { return };
-        if standing(theirs) != Some((mode, floor)) {
-            return;
-        }
-        let content = |process: &crate::host::Process| {
-            let mut content = BTreeMap::new();
-            let read = process.replica.read().expect("memory reads");
-            read.scan(Span::Under(&name), &mut |(key, stored)| {
-                if key.path.key_in(&name).is_some() && exchanged(&key, mode) {
-                    content.insert(key.clone(), Record::new(key, stored));
-                }
-                ControlFlow::Continue(())
-            })
-            .expect("memory reads");
-            content
-        };
-        let (here, there) = (content(ours), content(theirs));
-        let lacking = |has: &BTreeMap<RecordKey, Record>, lacks: &BTreeMap<RecordKey, Record>| {
-            let newer = |(key, record): &(&RecordKey, &Record)| {
-                lacks.get(*key).is_none_or(|other| other.register.stamp() < record.register.stamp())
-            };
-            has.iter().filter(newer).map(|(_, record)| record.clone()).collect::<Vec<_>>()
-        };
-        let (to_peer, to_node) = (lacking(&here, &there), lacking(&there, &here));
-        let (head, run) = (ours.replica.ledger().head, theirs.replica.run());
-        let since = |process: &crate::host::Process| process.replica.ledger().families.since_of(&name);
-        let (ours_since, theirs_since) = (since(ours), since(theirs));
-        let (me, them) = (self.hosts[node].eid, self.hosts[peer].eid);
-        self.streams += 1;
-        let id = self.streams;
+    /// A verify with the collector has ended.
+    pub fn on_collected(&mut self, node: HostId, family: Family, peer: Eid, head: u64, ended: &Ended) {
+        let (Ended::Equal { run, .. } | Ended::Reconciled { run, .. }) = *ended else { return };
         self.stats.verifies += 1;
-        let verified = Verified { family: name.clone(), peer: them, run, head };
-        let (incarnation, peer_incarnation) = (self.hosts[node].incarnation, self.hosts[peer].incarnation);
-        let verify = Verify { node, incarnation, peer, peer_incarnation, verified, left: 2 };
-        self.verifies.retain(|_, (ends, _)| *ends > self.now);
-        self.verifies.insert(id, (self.now + VERIFY_MAX_US, verify));
-        let crossing = !self.near(node, peer);
-        let apply = |source, since, records| Apply {
-            source,
-            crossing,
-            family: name.clone(),
-            mode,
-            since: Some(since),
-            floor: Some(floor),
-            records,
-            cursor: None,
-            drop_cursor: None,
-        };
-        let (ours, theirs) = (apply(them, ours_since, to_node), apply(me, theirs_since, to_peer));
-        let after = self.rng.between(0, late_us);
-        for (to, apply) in [(node, ours), (peer, theirs)] {
-            let incarnation = self.hosts[to].incarnation;
-            self.schedule(after, Event::Repair { node: to, incarnation, id, apply: Box::new(apply) });
-        }
-    }
-
-    pub fn on_repair(&mut self, node: HostId, id: u64, apply: Apply) -> Checked {
-        self.submit(node, Input::Apply(apply), Waiting::Verify { id });
-        Ok(())
-    }
-
-    /// One side has what it lacked.
-    pub fn on_repaired(&mut self, id: u64, outcome: &Outcome) {
-        let Some((_, verify)) = self.verifies.get_mut(&id) else { return };
-        if !matches!(outcome, Outcome::Applied(_)) {
-            self.verifies.remove(&id);
-            return;
-        }
-        verify.left -= 1;
-        if verify.left > 0 {
-            return;
-        }
-        let Some((_, verify)) = self.verifies.remove(&id) else { return };
-        let same = self.hosts[verify.node].incarnation == verify.incarnation
-            && self.hosts[verify.peer].incarnation == verify.peer_incarnation;
-        if same {
-            self.submit(verify.node, Input::Verified(verify.verified), Waiting::Nobody);
-        }
+        let verified = Verified { family, peer, run, head };
+        self.submit(node, Input::Verified(verified), Waiting::Floors);
     }
 
     // ---- checks ---------------------------------------------------------------------------------

@@ -22,33 +22,108 @@ use crate::membership::Membership;
 use crate::model::{Acknowledged, DiskModel};
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
+use crate::reconcile::Compared;
 use crate::rng::{Rng, mix};
 use crate::spread::Spread;
+use crate::verify::VerifyStats;
 
 #[derive(Debug)]
 pub enum Event {
     Frame(Frame),
-    Commit { node: HostId, incarnation: u32 },
-    Plan { node: HostId, incarnation: u32 },
-    Retry { node: HostId, incarnation: u32, peer: HostId, family: FamilyIx },
-    StreamEnded { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
-    SourceReady { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
-    Idle { node: HostId, incarnation: u32 },
-    Connected { a: HostId, b: HostId },
-    ConnectionLost { node: HostId, peer: HostId, epoch: u32 },
-    LinkTimeout { a: HostId, b: HostId, epoch: u32 },
-    View { observer: HostId, subject: HostId, live: bool },
-    Heard { observer: HostId, subject: HostId, version: u32 },
-    Write { index: usize },
-    Fault { index: usize },
-    FaultEnds { index: usize },
-    Flap { index: usize },
-    Start { node: HostId, incarnation: u32 },
+    Commit {
+        node: HostId,
+        incarnation: u32,
+    },
+    Plan {
+        node: HostId,
+        incarnation: u32,
+    },
+    Retry {
+        node: HostId,
+        incarnation: u32,
+        peer: HostId,
+        family: FamilyIx,
+    },
+    StreamEnded {
+        node: HostId,
+        peer: HostId,
+        family: FamilyIx,
+        stream: u64,
+    },
+    SourceReady {
+        node: HostId,
+        peer: HostId,
+        family: FamilyIx,
+        stream: u64,
+    },
+    Idle {
+        node: HostId,
+        incarnation: u32,
+    },
+    /// A look at the roots that were heard.
+    Look {
+        node: HostId,
+        incarnation: u32,
+    },
+    ReconcileOver {
+        node: HostId,
+        stream: u64,
+        opened: bool,
+    },
+    Connected {
+        a: HostId,
+        b: HostId,
+    },
+    ConnectionLost {
+        node: HostId,
+        peer: HostId,
+        epoch: u32,
+    },
+    LinkTimeout {
+        a: HostId,
+        b: HostId,
+        epoch: u32,
+    },
+    View {
+        observer: HostId,
+        subject: HostId,
+        live: bool,
+    },
+    Heard {
+        observer: HostId,
+        subject: HostId,
+        version: u32,
+    },
+    Write {
+        index: usize,
+    },
+    Fault {
+        index: usize,
+    },
+    FaultEnds {
+        index: usize,
+    },
+    Flap {
+        index: usize,
+    },
+    Start {
+        node: HostId,
+        incarnation: u32,
+    },
     Topology,
     Sweep,
-    Look { node: HostId, incarnation: u32 },
-    Verify { node: HostId, incarnation: u32, family: FamilyIx, peer: Eid },
-    Repair { node: HostId, incarnation: u32, id: u64, apply: Box<kinfolk::core::replica::Apply> },
+    /// A look at the purge floors.
+    Floors {
+        node: HostId,
+        incarnation: u32,
+    },
+    /// A purge floor waits for a verify with its collector.
+    Collect {
+        node: HostId,
+        incarnation: u32,
+        family: FamilyIx,
+        peer: Eid,
+    },
     Heal,
     Inspect,
 }
@@ -81,6 +156,7 @@ pub struct Stats {
     pub set_aside: u64,
     pub released: u64,
     pub discarded: u64,
+    pub verify: VerifyStats,
     pub converged_after_us: Option<Us>,
     pub probe_converged_after_us: Option<Us>,
     /// By family: moment and how many (node, key) pairs lag behind the winner.
@@ -114,7 +190,6 @@ pub struct World {
     pub branches: Branches,
     pub stats: Stats,
     /// Verifies under way, and when they are given up.
-    pub verifies: BTreeMap<u64, (Us, crate::floors::Verify)>,
     pub streams: u64,
     pub runs: u64,
     pub phase: Phase,
@@ -130,6 +205,8 @@ pub struct World {
     pub decoder: Decoder,
     /// The topology is looked at later in this instant.
     pub topology_due: bool,
+    /// What both sides of the reconciles under way held, by stream.
+    pub compared: BTreeMap<u64, Compared>,
     /// A violation seen where none could be returned.
     pub broken: Option<crate::check::Violation>,
 }
@@ -166,7 +243,6 @@ impl World {
             acknowledged: Acknowledged::default(),
             branches: Branches::default(),
             stats: Stats::default(),
-            verifies: BTreeMap::new(),
             streams: 0,
             runs: 0,
             phase: Phase::Faults,
@@ -178,6 +254,7 @@ impl World {
             encoded: None,
             decoder: Decoder::default(),
             topology_due: false,
+            compared: BTreeMap::new(),
             broken: None,
             history,
         };
@@ -253,6 +330,8 @@ impl World {
             Event::StreamEnded { node, peer, family, stream } => self.on_stream_ended(node, peer, family, stream),
             Event::SourceReady { node, peer, family, stream } => self.on_source_ready(node, peer, family, stream),
             Event::Idle { node, incarnation } => self.if_current(node, incarnation, Self::on_idle),
+            Event::Look { node, incarnation } => self.if_current(node, incarnation, Self::on_look),
+            Event::ReconcileOver { node, stream, opened } => self.on_reconcile_over(node, stream, opened),
             Event::Connected { a, b } => self.on_connected(a, b),
             Event::ConnectionLost { node, peer, epoch } => self.on_connection_lost(node, peer, epoch),
             Event::LinkTimeout { a, b, epoch } => self.on_link_timeout(a, b, epoch),
@@ -265,12 +344,9 @@ impl World {
             Event::Start { node, incarnation } => self.on_start(node, incarnation),
             Event::Topology => self.on_topology(),
             Event::Sweep => self.on_sweep(),
-            Event::Look { node, incarnation } => self.if_current(node, incarnation, Self::on_look),
-            Event::Verify { node, incarnation, family, peer } => {
-                self.if_current(node, incarnation, |world, node| world.on_verify(node, family, peer))
-            }
-            Event::Repair { node, incarnation, id, apply } => {
-                self.if_current(node, incarnation, |world, node| world.on_repair(node, id, *apply))
+            Event::Floors { node, incarnation } => self.if_current(node, incarnation, Self::on_floors),
+            Event::Collect { node, incarnation, family, peer } => {
+                self.if_current(node, incarnation, |world, node| world.on_collect(node, family, peer))
             }
             Event::Heal => self.on_heal(),
             Event::Inspect => self.on_inspect(),
@@ -283,8 +359,11 @@ impl World {
             Event::Frame(frame) => frame.to as HostId,
             Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
             Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
-            Event::ConnectionLost { node, .. } => *node,
-            Event::Look { node, .. } | Event::Verify { node, .. } | Event::Repair { node, .. } => *node,
+            Event::ConnectionLost { node, .. }
+            | Event::Look { node, .. }
+            | Event::Floors { node, .. }
+            | Event::Collect { node, .. }
+            | Event::ReconcileOver { node, .. } => *node,
             Event::View { observer, .. } | Event::Heard { observer, .. } => *observer,
             Event::Write { index } => self.history.writes[*index].node,
             _ => return None,

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::{Duration, Instant};
 
 /// Every reason for which a peer, a stream or a message is refused.
-pub const REFUSALS: [&str; 24] = [
+pub const REFUSALS: [&str; 26] = [
     "tls",
     "certificate_eid",
     "unexpected_eid",
@@ -33,6 +33,8 @@ pub const REFUSALS: [&str; 24] = [
     "revoked",
     "family_not_allowed",
     "follow",
+    "reconcile",
+    "unknown_run",
     "other",
 ];
 
@@ -79,9 +81,22 @@ pub struct Counters {
     pub gossip_families_left_out: Counter,
     /// Unexpected ends of the membership task.
     pub gossip_restarts: Counter,
+    pub wan: WanCounters,
     /// Bytes of connections that have ended; see `Mesh::traffic` for the sum with those that stand.
     pub(super) sent_bytes: Counter,
     pub(super) received_bytes: Counter,
+}
+
+/// The feed between this site and others, as it passed this node.
+#[derive(Debug, Default)]
+pub struct WanCounters {
+    pub sent_records: Counter,
+    pub sent_frames: Counter,
+    /// Bytes of frames as they were sent, and as they were before they were packed.
+    pub sent_bytes: Counter,
+    pub sent_unpacked_bytes: Counter,
+    pub received_records: Counter,
+    pub received_bytes: Counter,
 }
 
 #[derive(Debug, Default)]

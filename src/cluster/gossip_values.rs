@@ -9,6 +9,7 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::storage::Run;
 use crate::core::topology::Member;
 
@@ -20,6 +21,8 @@ const RUN: &str = "run";
 const HEAD: &str = "head";
 const UNREACHED: &str = "unreached";
 const FAMILY: &str = "family:";
+/// Of a family, the books included: the root of what this node has of it, 32 hex digits.
+const ROOT: &str = "root:";
 
 /// Families of one member that are looked at.
 const FAMILIES_MAX: usize = 4_096;
@@ -35,6 +38,7 @@ pub(super) struct Own {
     pub run: Run,
     pub head: u64,
     pub families: BTreeMap<Family, Mode>,
+    pub roots: BTreeMap<Family, Root>,
     pub unreached: BTreeSet<Eid>,
 }
 
@@ -52,14 +56,19 @@ impl Own {
         ]);
         let (mut bytes, mut left_out) = (0, 0);
         for (family, mode) in &self.families {
-            let key = format!("{FAMILY}{family}");
-            if bytes + key.len() + mode.as_str().len() > families_max_bytes {
+            let shared = (format!("{FAMILY}{family}"), mode.to_string());
+            let root = self.roots.get(family).map(|root| root_value(family, *root));
+            let pairs = || std::iter::once(&shared).chain(&root);
+            let more: usize = pairs().map(|(key, value)| key.len() + value.len()).sum();
+            if bytes + more > families_max_bytes {
                 left_out += 1;
                 continue;
             }
-            bytes += key.len() + mode.as_str().len();
-            values.insert(key, mode.to_string());
+            bytes += more;
+            values.extend(pairs().cloned());
         }
+        let books = Family::books();
+        values.extend(self.roots.get(&books).map(|root| root_value(&books, *root)));
         (values, left_out)
     }
 
@@ -70,9 +79,13 @@ impl Own {
     }
 }
 
+fn root_value(family: &Family, root: Root) -> (String, String) {
+    (format!("{ROOT}{family}"), root.to_string())
+}
+
 /// Whether a key is one that a node sets, so that stale ones of a former set can be found.
 pub(super) fn is_family(key: &str) -> bool {
-    key.starts_with(FAMILY)
+    key.starts_with(FAMILY) || key.starts_with(ROOT)
 }
 
 /// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
@@ -104,6 +117,7 @@ struct Found {
     run: Option<Run>,
     head: u64,
     families: BTreeMap<Family, Mode>,
+    roots: BTreeMap<Family, Root>,
     unreached: BTreeSet<Eid>,
 }
 
@@ -117,6 +131,13 @@ impl Found {
             VERSION => self.version = plain(value)?,
             RUN => self.run = Some(value.parse().ok()?),
             HEAD => self.head = value.parse().ok()?,
+            _ if key.starts_with(ROOT) => {
+                if self.roots.len() > FAMILIES_MAX {
+                    return None;
+                }
+                let family = Family::new(key.strip_prefix(ROOT)?).ok()?;
+                self.roots.insert(family, value.parse().ok()?);
+            }
             UNREACHED => self.unreached = unreached(value)?,
             _ => {
                 let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
@@ -138,6 +159,7 @@ impl Found {
             protocol_version: self.protocol_version?,
             version: self.version,
             families: self.families,
+            roots: self.roots,
             head: self.head,
             unreached: self.unreached,
             live: false,
@@ -191,6 +213,7 @@ mod tests {
             run: Run(0xabc),
             head: 7,
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
+            roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
             unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
         }
     }
@@ -207,15 +230,20 @@ mod tests {
         assert_eq!((ignored, left_out), (0, 0));
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
+        assert_eq!(member.roots, own().roots);
         assert_eq!(member.unreached, own().unreached);
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
     }
 
     #[test]
     fn families_that_do_not_fit_are_left_out_and_counted() {
-        let (values, left_out) = own().values(20);
-        assert_eq!(left_out, 1);
-        assert_eq!(values.keys().filter(|key| is_family(key)).count(), 1);
+        let families = |families_max_bytes| {
+            let (values, left_out) = own().values(families_max_bytes);
+            (values.into_keys().filter(|key| is_family(key)).collect::<Vec<_>>(), left_out)
+        };
+        let one = vec!["family:cidname/unique".to_owned()];
+        assert_eq!(families(82), (one, 1), "a root counts as well");
+        assert_eq!((families(83).0.len(), families(83).1), (3, 0));
     }
 
     #[test]

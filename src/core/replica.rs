@@ -20,8 +20,10 @@ use super::family::{Families, Floor, Mode, ShareError, UnknownMode};
 use super::floor::{Policy, Seen};
 use super::losers::Losers;
 use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
+use super::reconcile::Snapshot;
 use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
+use super::sketch::{Builder, Change, Sketch, SketchKey, Sketches, Summary};
 use super::storage::{Cursor, LocalFloor, Read, Run, RunStart, Span, Store, StoreError, Write};
 
 /// What does not change while a node runs.
@@ -34,6 +36,8 @@ pub struct Settings {
     pub never_globally: Vec<Family>,
     /// How purge floors rise.
     pub policy: Policy,
+    /// The same on all nodes of a cluster.
+    pub sketch_key: SketchKey,
 }
 
 impl Settings {
@@ -44,6 +48,7 @@ impl Settings {
             max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS,
             never_globally: Vec::new(),
             policy: Policy::default(),
+            sketch_key: SketchKey::of_cluster(""),
         }
     }
 }
@@ -332,6 +337,8 @@ pub struct Tally {
 pub struct Ledger {
     pub families: Arc<Families>,
     pub tallies: BTreeMap<Family, Tally>,
+    /// The root of each exchanged family, the books included, and how many records it sums.
+    pub summaries: BTreeMap<Family, Summary>,
     /// The cluster's books, read.
     pub books: Arc<Books>,
     /// What this store knows by itself of the purge floors.
@@ -352,6 +359,8 @@ pub struct Replica<S: Store> {
     settings: Settings,
     clock: Clock,
     ledger: Ledger,
+    /// Of what is durable, as the ledger is.
+    sketches: Sketches,
     run: Run,
     /// A commit failed and the store has not been brought back yet.
     broken: bool,
@@ -361,11 +370,11 @@ impl<S: Store> Replica<S> {
     /// Opens the store for a new run, whose random id the caller draws.
     pub fn open(mut store: S, settings: Settings, run: Run, now: UnixMs) -> Result<Self, StoreError> {
         let mut clock = Clock::new(settings.max_clock_drift_ms);
-        let ledger = load(&store.read()?, &settings, &mut clock, now)?;
+        let (ledger, sketches) = load(&store.read()?, &settings, &mut clock, now)?;
         let mut write = store.write()?;
         write.append_run(RunStart { run, first_seq: ledger.head + 1 })?;
         write.commit()?;
-        Ok(Self { store, settings, clock, ledger, run, broken: false })
+        Ok(Self { store, settings, clock, ledger, sketches, run, broken: false })
     }
 
     pub fn eid(&self) -> Eid {
@@ -417,8 +426,9 @@ impl<S: Store> Replica<S> {
         let (ledger, run) = (self.ledger.clone(), self.run);
         let result = Self::carry_out(write, &self.settings, &mut self.clock, run, ledger, inputs, now);
         match result {
-            Ok((ledger, committed)) => {
+            Ok((ledger, changes, committed)) => {
                 self.ledger = ledger;
+                self.sum(changes, now);
                 Ok(committed)
             }
             Err(error) => {
@@ -442,7 +452,7 @@ impl<S: Store> Replica<S> {
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
-    ) -> Result<(Ledger, Committed), StoreError> {
+    ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
         let mut batch = Batch::new(write, settings, clock, run, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
@@ -451,7 +461,7 @@ impl<S: Store> Replica<S> {
         }
         if let Some(before) = before {
             let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
-            return Ok(batch.commit(outcomes).unwrap_or((before, early)));
+            return Ok(batch.commit(outcomes).unwrap_or((before, Vec::new(), early)));
         }
         batch.commit(outcomes)
     }
@@ -478,20 +488,96 @@ impl<S: Store> Replica<S> {
             return Ok(());
         }
         let elsewhere = self.ledger.elsewhere.clone();
-        self.ledger = Ledger { elsewhere, ..load(&self.store.read()?, &self.settings, &mut self.clock, now)? };
+        let (ledger, sketches) = load(&self.store.read()?, &self.settings, &mut self.clock, now)?;
+        self.ledger = Ledger { elsewhere, ..ledger };
+        if !mutant!(SketchSurvivesFailure) {
+            self.sketches = sketches;
+        }
         self.broken = false;
         Ok(())
     }
+
+    /// Carries out on the sketches what is durable. One that has outgrown its cells is built anew from the store;
+    /// when that fails, everything is loaded anew before the next batch.
+    fn sum(&mut self, changes: Vec<Change>, now: UnixMs) {
+        for family in self.sketches.apply(changes) {
+            match self.store.read().and_then(|read| self.scan_sketch(&read, &family)) {
+                Ok(sketch) => self.sketches.replace(family, sketch),
+                Err(_) => {
+                    self.broken = true;
+                    let _ = self.recover(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A family's sketch from a scan of the store.
+    fn scan_sketch(&self, read: &S::Reader, family: &Family) -> Result<Sketch, StoreError> {
+        let mode = self.ledger.families.mode_of(family).expect("only what is exchanged is summed");
+        Sketch::build(self.settings.sketch_key, |add| {
+            read.scan(Span::Under(family), &mut |(key, stored)| {
+                if key.path.key_in(family).is_some() && mode.owns(&key) {
+                    add(&key, stored.register.stamp(), stored.seq);
+                }
+                ControlFlow::Continue(())
+            })
+        })
+    }
+
+    /// One exchanged family as it is durable now; none if it is not exchanged. It belongs with a read that begins
+    /// before the next batch.
+    pub fn pin(&self, family: &Family) -> Option<Snapshot<()>> {
+        let families = &self.ledger.families;
+        Some(Snapshot {
+            read: (),
+            family: family.clone(),
+            mode: families.mode_of(family)?,
+            since: families.since_of(family),
+            floor: families.floor_of(family),
+            sketch: self.sketches.get(family)?.clone(),
+            run: self.run,
+            head: self.ledger.head,
+        })
+    }
+
+    /// The same with its read.
+    pub fn snapshot(&self, family: &Family) -> Result<Option<Snapshot<S::Reader>>, StoreError> {
+        let read = self.store.read()?;
+        Ok(self.pin(family).map(|pinned| pinned.with(read)))
+    }
+
+    /// Compares every sketch with a scan of the store, and names the families where they differ: there are none
+    /// unless a program or a disk is at fault.
+    pub fn check_sketches(&self) -> Result<Vec<Family>, StoreError> {
+        let read = self.store.read()?;
+        let mut differing = Vec::new();
+        for family in self.ledger.families.shared().into_keys() {
+            let scanned = self.scan_sketch(&read, &family)?;
+            let kept = self.sketches.get(&family).is_some_and(|kept| kept.agrees_with(&scanned));
+            if !kept || self.ledger.summaries.get(&family) != Some(&scanned.summary()) {
+                differing.push(family);
+            }
+        }
+        Ok(differing)
+    }
 }
 
-/// One scan of the store: seeds the clock with the greatest stamp that is not too far in the future, and
-/// counts keys and tombstones.
-fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) -> Result<Ledger, StoreError> {
+/// One scan of the store: seeds the clock with the greatest stamp that is not too far in the future, counts
+/// keys and tombstones, and sums the exchanged families.
+fn load<R: Read>(
+    read: &R,
+    settings: &Settings,
+    clock: &mut Clock,
+    now: UnixMs,
+) -> Result<(Ledger, Sketches), StoreError> {
     let mut families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
     let mut tallies: BTreeMap<Family, Tally> =
         families.marks().keys().map(|family| (family.clone(), Tally::default())).collect();
-    let mut books = Books::default();
+    let (mut books, books_family) = (Books::default(), Family::books());
     let mut greatest = Hlc::ZERO;
+    let builder = |family| (family, Builder::new(settings.sketch_key));
+    let mut builders: BTreeMap<Family, Builder> = families.shared().into_keys().map(builder).collect();
     read.scan(Span::All, &mut |(key, stored)| {
         let hlc = stored.register.stamp().hlc;
         if hlc > greatest && clock.is_near(hlc, now) {
@@ -500,8 +586,11 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         if let Some((family, _)) = families.of_record(&key) {
             let tally = tallies.get_mut(family).expect("every shared family has a tally");
             tally.count(stored.register.is_tombstone(), 1);
-        }
-        if key.path.top() == BOOKS_FAMILY {
+            let builder = builders.get_mut(family).expect("every shared family has a builder");
+            builder.add(&key, stored.register.stamp(), stored.seq);
+        } else if key.path.top() == BOOKS_FAMILY {
+            let builder = builders.get_mut(&books_family).expect("the books are always shared");
+            builder.add(&key, stored.register.stamp(), stored.seq);
             books.note(&key.path, &stored.register);
         }
         ControlFlow::Continue(())
@@ -520,15 +609,24 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         quarantined += 1;
         ControlFlow::Continue(())
     })?;
-    Ok(Ledger {
+    let mut sketches = Sketches::default();
+    let mut summaries = BTreeMap::new();
+    for (family, builder) in builders {
+        let sketch = builder.finish();
+        summaries.insert(family.clone(), sketch.summary());
+        sketches.replace(family, sketch);
+    }
+    let ledger = Ledger {
         families: Arc::new(families),
         tallies,
+        summaries,
         books: Arc::new(books),
         floors: Arc::new(floors),
         quarantined,
         head,
         ..Ledger::default()
-    })
+    };
+    Ok((ledger, sketches))
 }
 
 /// A family's floor as it is exchanged.

@@ -3,17 +3,21 @@
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::reconcile::{Compared, ReconcileError, reconcile};
 use super::serve::refuse;
+use super::wan;
 use crate::cluster::frames::{FrameError, read_frame, read_message, write_frame};
 use crate::cluster::mesh::OpenError;
-use crate::core::codec::{self, FRAME_MAX_BYTES};
+use crate::core::codec::{FRAME_MAX_BYTES, HEADER_BYTES, Header};
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::{Entries, FollowReply};
 use crate::core::path::Family;
+use crate::core::reconcile::Peer;
 use crate::core::record::Classes;
 use crate::core::replica::{Apply, Input, Outcome, Refusal};
 use crate::core::session::{Follower, Next, Violation};
@@ -70,6 +74,10 @@ enum FollowError {
     NotShared,
     #[error("the two have different purge floors: one of them has not adopted the higher one yet")]
     OtherFloor,
+    #[error(transparent)]
+    Reconcile(#[from] ReconcileError),
+    #[error("the source cannot compare now")]
+    NotCompared,
     #[error("the source is not trusted for the family")]
     NotAllowed,
 }
@@ -133,10 +141,42 @@ impl<R: Reads> Follow<R> {
             Err(error) => return (error.into(), false),
         };
         let mut was_current = false;
+        let mut right = None;
         loop {
+            if follower.must_compare() {
+                right = self.right_to_fetch(right).await;
+                if let Err(error) = self.compare(&mut follower).await {
+                    return (error, was_current);
+                }
+            }
+            if follower.asked() == self.classes {
+                right = None;
+            }
             if let Err(error) = self.stream(&mut follower, &mut was_current).await {
                 return (error, was_current);
             }
+        }
+    }
+
+    /// Of several sources a family is fetched whole from one, and then compared with the others.
+    async fn right_to_fetch(&self, held: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        if held.is_some() {
+            return held;
+        }
+        let patience = Duration::from_millis(self.room.config.fetch_patience_ms);
+        tokio::time::timeout(patience, self.room.fetching(&self.family).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Without a cursor: what is here already needs not come again.
+    async fn compare(&self, follower: &mut Follower) -> Result<(), FollowError> {
+        let peer = Peer { eid: self.source, crossing: self.crossing };
+        let Compared { ended, .. } = reconcile(&self.room, peer, &self.family).await?;
+        match follower.on_compared(&ended) {
+            Some(Next::ApplyThenReopen(apply) | Next::Apply(apply)) => self.apply(apply).await,
+            Some(Next::GiveUp { .. }) => Err(FollowError::NotShared),
+            Some(Next::OtherFloor { .. }) => Err(FollowError::OtherFloor),
+            Some(Next::Read | Next::Reopen) => Ok(()),
+            None => Err(FollowError::NotCompared),
         }
     }
 
@@ -166,11 +206,21 @@ impl<R: Reads> Follow<R> {
                 Next::OtherFloor { .. } => return Err(FollowError::OtherFloor),
             }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
-            let entries: Entries = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+            let entries = self.read(header, &payload)?;
             next = follower.on_entries(entries)?;
         }
         close(send, recv);
         Ok(())
+    }
+
+    fn read(&self, header: Header, payload: &[u8]) -> Result<Entries, FrameError> {
+        let entries = wan::read(header, payload)?;
+        if self.crossing {
+            let counters = &self.room.mesh.counters().wan;
+            counters.received_records.add(entries.records.len() as u64);
+            counters.received_bytes.add((HEADER_BYTES + payload.len()) as u64);
+        }
+        Ok(entries)
     }
 
     /// Returns when the records and the cursor are durable.

@@ -269,6 +269,7 @@ impl<W: Write> Batch<'_, W> {
     fn erase(&mut self, family: &Family, key: &RecordKey, stored: &Stored) -> Result<(), StoreError> {
         let tally = self.ledger.tallies.get_mut(family).expect("every shared family has a tally");
         tally.count(stored.register.is_tombstone(), -1);
+        self.sum_gone(family, key, stored);
         self.write.remove_record(key)?;
         self.changed = true;
         Ok(())
