@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kinfolk::cluster::tls::{self, CA_CERT_FILE, CRL_FILE, Wanted};
+use kinfolk::core::clock::Hlc;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::{Follow, FollowReply};
@@ -233,7 +234,13 @@ fn a_node_whose_certificate_names_families_is_neither_served_nor_followed_in_oth
     // Nor does a peer that asks for it get it, whatever it claims.
     let eid = Eid::new([2, 0, 0, 0, 0, 0x66]);
     renew(&dir, eid, 2, &["foo"]);
-    let ask = |name: &str| Follow { family: family(name), mode: Mode::Global, classes: Classes::ALL, cursor: None };
+    let ask = |name: &str| Follow {
+        family: family(name),
+        mode: Mode::Global,
+        classes: Classes::ALL,
+        cursor: None,
+        floor: Hlc::ZERO,
+    };
     block_on(async {
         let peer = Peer::connect(&dir, eid, fleet.listen(0)).await;
         peer.hello(eid).await.expect("it is let in");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use kinfolk::core::clock::Hlc;
 use kinfolk::core::floor::Policy;
-use kinfolk::core::path::Limits;
+use kinfolk::core::path::{Family, Limits};
 use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
@@ -252,6 +252,10 @@ impl World {
         }
         if !committed.touched.is_empty() || committed.marks_changed {
             self.roots_changed(node);
+        }
+        if self.history.floors.is_some() && committed.touched.contains_key(&Family::books()) {
+            // Somebody may have been decommissioned, or admitted again.
+            self.plan_soon(node);
         }
         for (family, classes) in &committed.touched {
             if let Some(ix) = self.family_ix.get(family).copied() {

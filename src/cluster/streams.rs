@@ -260,7 +260,10 @@ impl<R: Reads> Planner<R> {
 
     /// Waits until members or shared families change, or a member has been missed for long enough.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        let families = self.published.borrow_and_update().ledger.families.clone();
+        let (families, members) = {
+            let published = self.published.borrow_and_update();
+            (published.ledger.families.clone(), published.ledger.books.members.clone())
+        };
         let out_of_patience =
             self.patience.next_change_ms(self.now_ms()).map(|at_ms| self.began + Duration::from_millis(at_ms));
         let patience_ends = async {
@@ -269,7 +272,9 @@ impl<R: Reads> Planner<R> {
                 None => std::future::pending().await,
             }
         };
-        let families_change = self.published.wait_for(|published| !Arc::ptr_eq(&published.ledger.families, &families));
+        let families_change = self.published.wait_for(|published| {
+            !Arc::ptr_eq(&published.ledger.families, &families) || published.ledger.books.members != members
+        });
         let refetch = tokio::select! {
             biased;
             refetch = self.refetches.recv() => refetch,
@@ -309,8 +314,10 @@ impl<R: Reads> Planner<R> {
         self.trust.borrow_and_update();
         let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
-        let shared = self.room.database.published().ledger.families.shared();
-        let plan = self.plan(&shared, &members);
+        let ledger = self.room.database.published().ledger.clone();
+        let (shared, mut admitted) = (ledger.families.shared(), members.to_vec());
+        topology::rely_on_admitted(&mut admitted, &ledger.books);
+        let plan = self.plan(&shared, &admitted);
         self.room.streams.conflicts.send_if_modified(|conflicts| {
             let changed = *conflicts != plan.conflicts;
             if changed {

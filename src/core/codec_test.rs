@@ -146,7 +146,7 @@ fn each_frame_of_a_reconcile_has_this_form() {
     golden(&differs, &["4b46 01 07 3f000000", "01000000", RUN_HEX, head_hex, ROOT_HEX, three, bytes]);
     let not_shared = Reconcile::NotShared { mode: Some(Mode::Unique) };
     golden(&not_shared, &["4b46 01 07 09000000", "02000000", "01 01000000"]);
-    golden(&Reconcile::OtherFloor { floor }, &["4b46 01 07 0d000000", "03000000", "01 070000009e7f0005"]);
+    golden(&Reconcile::OtherFloor { floor: Some(floor) }, &["4b46 01 07 0d000000", "03000000", "01 070000009e7f0005"]);
     golden(&Reconcile::Busy, &["4b46 01 07 04000000", "04000000"]);
     let cells = Reconcile::Cells { records: 3, packed: vec![0xaa], last: true };
     golden(&cells, &["4b46 01 07 16000000", "05000000", three, "0100000000000000 aa", "01"]);

@@ -78,6 +78,7 @@ mutants! {
     QuarantineForgets: "what is doubtful is deleted instead of set aside",
     RegisterRuleLeftOut: "a write may bear a lesser stamp than what it replaces",
     RehomeForgotten: "sharing as unique leaves the records without an owner",
+    ReliesOnDecommissioned: "a decommissioned member is still a relay",
     RestartIgnored: "an Asterisk that was restarted is not sent everything again",
     RetransmissionWritten: "a repeated PUBLISH is a new write",
     RootsAlwaysEqual: "a comparison of roots says equal",

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use self::patience::{Loss, Losses, Patience};
 pub use self::rank::{RELAYS_PER_SITE_MAX, rank};
 use self::sites::Look;
+use super::books::{Books, Standing};
 use super::eid::Eid;
 use super::family::Mode;
 use super::path::Family;
@@ -106,6 +107,16 @@ pub fn plan(me: Me<'_>, shared: &Shared, members: &[Member], losses: &Losses) ->
         plan.follow.extend(of_family.scopes.into_iter().map(|(source, classes)| ((source, family.clone()), classes)));
     }
     plan
+}
+
+/// A decommissioned member that still runs is not relied upon for families: what was promised of a purge floor is not
+/// taken from it, so as a relay it would keep records back. What it writes comes when it verifies with others.
+pub fn rely_on_admitted(members: &mut [Member], books: &Books) {
+    for member in members {
+        if books.members.get(&member.eid) == Some(&Standing::Decommissioned) && !mutant!(ReliesOnDecommissioned) {
+            member.families.clear();
+        }
+    }
 }
 
 /// The modes of live members by family, as [`Input::Elsewhere`](super::replica::Input::Elsewhere) wants them.

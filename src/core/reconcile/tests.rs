@@ -54,6 +54,7 @@ fn copy(from: &TestReplica, to: &mut TestReplica) {
         family: foo(),
         mode: Mode::Global,
         since: None,
+        floor: None,
         records,
         cursor: None,
         drop_cursor: None,
