@@ -50,10 +50,10 @@ impl World {
         }
         let site = self.sites[self.hosts[node].spec.site].clone();
         let losses = self.losses(node, &members);
-        let mut admitted = members.clone();
         let books = &self.hosts[node].process.as_ref().expect("checked by the caller").replica.ledger().books;
-        topology::rely_on_admitted(&mut admitted, books);
-        let plan = topology::plan(Me { eid: me, site: &site }, &shared, &admitted, &losses);
+        let decommissioned = books.decommissioned();
+        let who = Me { eid: me, site: &site, decommissioned: &decommissioned };
+        let plan = topology::plan(who, &shared, &members, &losses);
         self.need(node, &members, &plan, &losses);
         self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
         self.stats.mode_conflicts += plan.conflicts.len() as u64;

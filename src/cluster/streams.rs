@@ -315,9 +315,8 @@ impl<R: Reads> Planner<R> {
         let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
         let ledger = self.room.database.published().ledger.clone();
-        let (shared, mut admitted) = (ledger.families.shared(), members.to_vec());
-        topology::rely_on_admitted(&mut admitted, &ledger.books);
-        let plan = self.plan(&shared, &admitted);
+        let shared = ledger.families.shared();
+        let plan = self.plan(&shared, &members, &ledger.books.decommissioned());
         self.room.streams.conflicts.send_if_modified(|conflicts| {
             let changed = *conflicts != plan.conflicts;
             if changed {
@@ -364,11 +363,12 @@ impl<R: Reads> Planner<R> {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn plan(&mut self, shared: &SharedFamilies, members: &[Member]) -> Plan {
+    fn plan(&mut self, shared: &SharedFamilies, members: &[Member], decommissioned: &BTreeSet<Eid>) -> Plan {
         let now_ms = self.now_ms();
         let site = self.room.mesh.config().site.clone();
         let losses = self.patience.losses(members, now_ms);
-        let plan = topology::plan(Me { eid: self.room.mesh.eid(), site: &site }, shared, members, &losses);
+        let plan =
+            topology::plan(Me { eid: self.room.mesh.eid(), site: &site, decommissioned }, shared, members, &losses);
         self.patience.need(&plan.dial, members, now_ms);
         let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
         let unreached = missed.map(|(eid, _)| *eid).collect();

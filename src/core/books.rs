@@ -15,7 +15,7 @@
 //! Moments are raw numbers of the hybrid clock. A round names its members by the stamp of their sharing, so that a
 //! member that has unshared and shared again is not taken for the one that was named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -252,6 +252,11 @@ impl Books {
 
     pub fn is_admitted(&self, eid: Eid) -> bool {
         self.members.get(&eid) == Some(&Standing::Admitted)
+    }
+
+    pub fn decommissioned(&self) -> BTreeSet<Eid> {
+        let gone = self.members.iter().filter(|(_, standing)| **standing == Standing::Decommissioned);
+        gone.map(|(eid, _)| *eid).collect()
     }
 
     /// The admitted members that share a family, by the moment of their sharing.

@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use self::patience::{Loss, Losses, Patience};
 pub use self::rank::{RELAYS_PER_SITE_MAX, rank};
 use self::sites::Look;
-use super::books::{Books, Standing};
 use super::eid::Eid;
 use super::family::Mode;
 use super::path::Family;
@@ -58,6 +57,9 @@ pub type Shared = BTreeMap<Family, Mode>;
 pub struct Me<'a> {
     pub eid: Eid,
     pub site: &'a str,
+    /// Decommissioned members. One that still runs comes last as a relay: what was promised of a purge floor is not
+    /// taken from it.
+    pub decommissioned: &'a BTreeSet<Eid>,
 }
 
 /// Another member shares a family in the other mode: no exchange, and an alarm.
@@ -107,16 +109,6 @@ pub fn plan(me: Me<'_>, shared: &Shared, members: &[Member], losses: &Losses) ->
         plan.follow.extend(of_family.scopes.into_iter().map(|(source, classes)| ((source, family.clone()), classes)));
     }
     plan
-}
-
-/// A decommissioned member that still runs is not relied upon for families: what was promised of a purge floor is not
-/// taken from it, so as a relay it would keep records back. What it writes comes when it verifies with others.
-pub fn rely_on_admitted(members: &mut [Member], books: &Books) {
-    for member in members {
-        if books.members.get(&member.eid) == Some(&Standing::Decommissioned) && !mutant!(ReliesOnDecommissioned) {
-            member.families.clear();
-        }
-    }
 }
 
 /// The modes of live members by family, as [`Input::Elsewhere`](super::replica::Input::Elsewhere) wants them.

@@ -94,7 +94,12 @@ impl World {
         for me in (0..self.sites.len()).filter(|node| !self.ghosts.contains(node)).collect::<Vec<_>>() {
             let members = self.members_of(me);
             let site = self.sites[me].to_string();
-            let plan = plan(Me { eid: eid(me), site: &site }, &shared, &members, &self.losses[me]);
+            let plan = plan(
+                Me { eid: eid(me), site: &site, decommissioned: &BTreeSet::new() },
+                &shared,
+                &members,
+                &self.losses[me],
+            );
             let lost = members.iter().filter(|member| member.live && !member.connected);
             let lost: Losses =
                 lost.filter(|member| plan.dial.contains(&member.eid)).map(|member| (member.eid, loss)).collect();

@@ -18,6 +18,7 @@
 //! A node that died a moment ago, and is believed alive, looks the same for a while. That costs duplicates, so
 //! patience with a connection should last longer than it takes membership to notice a death.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rank::rank;
@@ -81,10 +82,10 @@ impl<'a> Look<'a> {
             }
         }
         for site in others.values_mut().chain([&mut mates]) {
-            site.sort_by_cached_key(|member| std::cmp::Reverse(rank(family, member.eid)));
+            site.sort_by_cached_key(|member| order(me, family, member.eid));
         }
-        let own = rank(family, me.eid);
-        let place = mates.iter().take_while(|mate| rank(family, mate.eid) > own).count();
+        let own = order(me, family, me.eid);
+        let place = mates.iter().take_while(|mate| order(me, family, mate.eid) < own).count();
         Self { losses, mates, place, others, many_sites, out: OfFamily::default() }
     }
 
@@ -246,6 +247,11 @@ impl<'a> Look<'a> {
         }
         helped
     }
+}
+
+/// Whoever comes first is the relay.
+fn order(me: Me<'_>, family: &Family, eid: Eid) -> (bool, Reverse<(u64, Eid)>) {
+    (me.decommissioned.contains(&eid) && !mutant!(ReliesOnDecommissioned), Reverse(rank(family, eid)))
 }
 
 fn is_near_at_hand(reach: Reach) -> bool {

@@ -32,7 +32,8 @@ fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member {
 }
 
 fn here(last: u8) -> Me<'static> {
-    Me { eid: eid(last), site: "here" }
+    static NOBODY: BTreeSet<Eid> = BTreeSet::new();
+    Me { eid: eid(last), site: "here", decommissioned: &NOBODY }
 }
 
 fn foo_of(me: Me<'_>, members: &[Member], losses: &Losses) -> BTreeMap<Eid, Classes> {
