@@ -142,7 +142,8 @@ impl World {
         let (Ended::Equal { run, .. } | Ended::Reconciled { run, .. }) = *ended else { return };
         self.stats.verifies += 1;
         let verified = Verified { family, peer, run, head };
-        self.submit(node, Input::Verified(verified), Waiting::Floors);
+        // What is due then is seen at the next look, as in the daemon.
+        self.submit(node, Input::Verified(verified), Waiting::Nobody);
     }
 
     // ---- checks ---------------------------------------------------------------------------------
