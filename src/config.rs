@@ -54,6 +54,7 @@ pub struct Config {
     pub limits: Limits,
     pub clock: Clock,
     pub gossip: Gossip,
+    pub wan: Wan,
     pub sip: Sip,
     /// The attached patched Asterisks; none: no adapter.
     pub asterisk: Vec<Attached>,
@@ -117,6 +118,16 @@ pub struct Gossip {
     pub dead_node_grace_s: u64,
 }
 
+/// Streams between sites.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wan {
+    /// How long a change waits for others to go with it.
+    pub batch_ms: u64,
+    /// What the link to one node of another site may carry; 0: no limit.
+    pub bytes_per_s: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -133,6 +144,7 @@ impl Default for Config {
             limits: Limits::default(),
             clock: Clock::default(),
             gossip: Gossip::default(),
+            wan: Wan::default(),
             sip: Sip::default(),
             asterisk: Vec::new(),
         }
@@ -187,6 +199,12 @@ impl Limits {
 impl Default for Clock {
     fn default() -> Self {
         Self { max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS }
+    }
+}
+
+impl Default for Wan {
+    fn default() -> Self {
+        Self { batch_ms: 2, bytes_per_s: 0 }
     }
 }
 
@@ -369,6 +387,7 @@ impl Config {
             ("limits", "http_body_max_bytes", count(limits.http_body_max_bytes), count(MIB), u64::MAX),
             ("gossip", "interval_ms", self.gossip.interval_ms, 50, 60_000),
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
+            ("wan", "batch_ms", self.wan.batch_ms, 0, 1_000),
         ];
         for (section, key, value, min, max) in ranges {
             if value < min {

@@ -36,6 +36,11 @@ struct ReasonLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct StateLabel {
     state: &'static str,
 }
@@ -87,6 +92,9 @@ pub struct Metrics {
     tombstones: Gauges<FamilyLabel>,
     lag_entries: Gauges<FollowLabel>,
     lag_seconds: Family<FollowLabel, FloatGauge>,
+    wan_records: Family<DirectionLabel, Counter>,
+    wan_bytes: Family<DirectionLabel, Counter>,
+    wan_unpacked_bytes: Counter,
     ready: Gauge,
     alarms: Gauge,
     reloads: Family<OutcomeLabel, Counter>,
@@ -171,6 +179,17 @@ pub struct Extra {
     pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
     pub clock_ahead_ms: u64,
+    pub wan: WanTotals,
+}
+
+/// The feed between sites as it passed this node, since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WanTotals {
+    /// Sent and received.
+    pub records: [u64; 2],
+    /// Sent and received.
+    pub bytes: [u64; 2],
+    pub sent_unpacked_bytes: u64,
 }
 
 impl Metrics {
@@ -200,6 +219,9 @@ impl Metrics {
             tombstones: Family::default(),
             lag_entries: Family::default(),
             lag_seconds: Family::default(),
+            wan_records: Family::default(),
+            wan_bytes: Family::default(),
+            wan_unpacked_bytes: Counter::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
             reloads: Family::default(),
@@ -238,6 +260,12 @@ impl Metrics {
         registry.register("follow_lag_entries", help, self.lag_entries.clone());
         let help = "How long this node has been behind a source it follows";
         registry.register_with_unit("follow_lag", help, Unit::Seconds, self.lag_seconds.clone());
+        let help = "Records that passed between this node and nodes of other sites";
+        registry.register("wan_records", help, self.wan_records.clone());
+        let help = "Bytes of the feed between this node and nodes of other sites, as they travelled";
+        registry.register_with_unit("wan", help, Unit::Bytes, self.wan_bytes.clone());
+        let help = "Bytes of the feed sent to other sites before they were packed";
+        registry.register_with_unit("wan_unpacked", help, Unit::Bytes, self.wan_unpacked_bytes.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
         registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
@@ -308,6 +336,12 @@ impl Metrics {
             let counter = self.reloads.get_or_create(&OutcomeLabel { outcome });
             counter.inc_by(count.saturating_sub(counter.get()));
         }
+        for (at, direction) in ["sent", "received"].into_iter().enumerate() {
+            let label = DirectionLabel { direction };
+            raise(&self.wan_records.get_or_create(&label), extra.wan.records[at]);
+            raise(&self.wan_bytes.get_or_create(&label), extra.wan.bytes[at]);
+        }
+        raise(&self.wan_unpacked_bytes, extra.wan.sent_unpacked_bytes);
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });

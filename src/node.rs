@@ -24,7 +24,7 @@ use self::alarms::Alarms;
 use self::reload::Reloader;
 use self::report::Reporter;
 use crate::asterisk::driver::{self, Bound, DriverConfig, Shown};
-use crate::cluster::streams::{self, Streams, StreamsConfig};
+use crate::cluster::streams::{self, Streams, StreamsConfig, WanConfig};
 use crate::cluster::tls::{Identity, IdentityFiles, TlsError};
 use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError};
 use crate::config::Config;
@@ -177,7 +177,10 @@ impl Node {
         };
         let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
         let streams = streams::start(
-            StreamsConfig::default(),
+            StreamsConfig {
+                wan: WanConfig { batch_ms: config.wan.batch_ms, bytes_per_s: config.wan.bytes_per_s },
+                ..StreamsConfig::default()
+            },
             mesh.clone(),
             database.clone(),
             gossip.members(),

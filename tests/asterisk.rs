@@ -1,6 +1,8 @@
 //! Patched Asterisks on real sockets, attached to real nodes. The Asterisk is the simulator's model, which is held
 //! to the captures of real ones.
 
+#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
+
 mod common;
 
 #[path = "asterisk/captures.rs"]

@@ -30,20 +30,8 @@ struct Lab {
 
 impl Lab {
     fn start() -> Self {
-        let network = Network::new(3);
-        let mut plan = common::plan(3, &SHARED);
-        for (node, plan) in plan.nodes.iter_mut().enumerate() {
-            plan.listen = Some(network.address(node));
-            plan.launcher = network.launcher(node);
-        }
-        let mut fleet = common::prepare(plan);
-        for node in 0..3 {
-            network.carry_http(node, fleet.http(node));
-            fleet.spawn(node).expect("started");
-        }
-        for node in 0..3 {
-            fleet.wait_ready(node).expect("ready");
-        }
+        let network = Network::new(&[0, 0, 0]);
+        let fleet = netns::start(&network, common::plan(3, &SHARED));
         Self { fleet, network, acks: Acks::default() }
     }
 

@@ -261,9 +261,6 @@ fn hunt_mutants(only: &[String]) -> ExitCode {
         eprintln!("{name}: {:?} after {:.1} s", row.found, started.elapsed().as_secs_f64());
         rows.push(row);
     }
-    if only.is_some() {
-        return if rows.iter().any(|row| row.found.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    }
     let table = mutants::table(&rows);
     println!("{table}");
     let kept = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("MUTANTS.md");

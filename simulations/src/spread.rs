@@ -63,7 +63,9 @@ impl World {
         let (now, hosts) = (self.now, self.hosts.len());
         for outcome in &committed.outcomes {
             if let Outcome::Written { path, stamp } = outcome {
-                let way = Way { path: path.to_string(), at: now, came: vec![0; hosts], crossings: 0, last_at: now };
+                let mut came = vec![0; hosts];
+                came[node] = 1;
+                let way = Way { path: path.to_string(), at: now, came, crossings: 0, last_at: now };
                 self.spread.ways.insert(*stamp, way);
             }
         }

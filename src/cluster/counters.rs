@@ -79,9 +79,22 @@ pub struct Counters {
     pub gossip_families_left_out: Counter,
     /// Unexpected ends of the membership task.
     pub gossip_restarts: Counter,
+    pub wan: WanCounters,
     /// Bytes of connections that have ended; see `Mesh::traffic` for the sum with those that stand.
     pub(super) sent_bytes: Counter,
     pub(super) received_bytes: Counter,
+}
+
+/// The feed between this site and others, as it passed this node.
+#[derive(Debug, Default)]
+pub struct WanCounters {
+    pub sent_records: Counter,
+    pub sent_frames: Counter,
+    /// Bytes of frames as they were sent, and as they were before they were packed.
+    pub sent_bytes: Counter,
+    pub sent_unpacked_bytes: Counter,
+    pub received_records: Counter,
+    pub received_bytes: Counter,
 }
 
 #[derive(Debug, Default)]

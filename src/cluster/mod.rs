@@ -16,7 +16,7 @@ mod mesh;
 pub mod streams;
 pub mod tls;
 
-pub use counters::{Counter, Counters, REFUSALS};
+pub use counters::{Counter, Counters, REFUSALS, WanCounters};
 pub use gossip::{Gossip, GossipConfig, GossipError};
 pub use mesh::{
     Cut, DEFAULT_PORT, GossipMessage, Incoming, Mesh, MeshConfig, MeshError, OpenError, PeerInfo, Peers, RefusedPeer,

@@ -7,6 +7,7 @@
 
 mod follow;
 mod serve;
+mod wan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use self::follow::Follow;
 pub use self::follow::Progress;
+use self::wan::Wan;
+pub use self::wan::WanConfig;
 use super::mesh::Mesh;
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
@@ -37,6 +40,7 @@ pub struct StreamsConfig {
     /// A needed live member that cannot be connected for this long is told to be out of reach, and its records
     /// are fetched over others.
     pub unreachable_patience_ms: u64,
+    pub wan: WanConfig,
     /// How often a source tells a quiet follower that it is complete further, at most.
     pub idle_frame_ms: u64,
     /// The longest a peer may take to say what it wants, or to answer.
@@ -52,6 +56,7 @@ impl Default for StreamsConfig {
         Self {
             late_patience_ms: 1_000,
             unreachable_patience_ms: 15_000,
+            wan: WanConfig::default(),
             idle_frame_ms: 1_000,
             request_timeout_ms: 5_000,
             backoff_min_ms: 50,
@@ -120,6 +125,7 @@ impl Streams {
 /// Everything a task of this room needs.
 struct Room<R> {
     config: StreamsConfig,
+    wan: Wan,
     mesh: Mesh,
     database: Database<R>,
     streams: Streams,
@@ -143,7 +149,8 @@ pub fn start<R: Reads>(
         conflicts: watch::Sender::default(),
         needs: watch::Sender::default(),
     };
-    let room = Arc::new(Room { config, mesh, database, streams: streams.clone(), tracker, cancel });
+    let room =
+        Arc::new(Room { wan: Wan::new(config.wan), config, mesh, database, streams: streams.clone(), tracker, cancel });
     room.tracker.spawn(serve::run(room.clone()));
     room.tracker.spawn(Planner::new(room.clone(), members).run());
     streams

@@ -69,6 +69,13 @@ pub struct Gossip {
     pub payload: Vec<u8>,
 }
 
+/// A piece of the change feed as it goes between sites: the payload of an [`Entries`] frame, compressed with zstd
+/// (RFC 8878). Unpacked it is no longer than a frame's payload may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    pub payload: Vec<u8>,
+}
+
 impl Message for Hello {
     const KIND: u8 = 1;
 }
@@ -80,6 +87,9 @@ impl Message for FollowReply {
 }
 impl Message for Entries {
     const KIND: u8 = 4;
+}
+impl Message for Packed {
+    const KIND: u8 = 20;
 }
 impl Message for Gossip {
     const KIND: u8 = 5;

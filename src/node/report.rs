@@ -12,14 +12,14 @@ use super::{expires_soon, unix_ms};
 use crate::asterisk::driver::Shown;
 use crate::asterisk::event::{AttachmentStatus, RefusedReason};
 use crate::cluster::streams::{Follows, Streams};
-use crate::cluster::{Gossip, Mesh};
+use crate::cluster::{Gossip, Mesh, WanCounters};
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Tally;
 use crate::core::storage::Reads;
 use crate::core::topology::Member;
-use crate::metrics::Extra;
+use crate::metrics::{Extra, WanTotals};
 use crate::status::{
     AccessStatus, AdapterStatus, AsteriskStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus, RefusedStatus,
     Status,
@@ -51,6 +51,7 @@ impl<R: Reads> Reporter<R> {
         let extra = Extra {
             refused: self.mesh.counters().refused().into_iter().collect(),
             reloads: self.reloader.counts(),
+            wan: wan_totals(&self.mesh.counters().wan),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
         };
         (status, extra)
@@ -170,6 +171,14 @@ impl<R: Reads> Reporter<R> {
             FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, follows }
         };
         marks.iter().map(family_status).collect()
+    }
+}
+
+fn wan_totals(wan: &WanCounters) -> WanTotals {
+    WanTotals {
+        records: [wan.sent_records.get(), wan.received_records.get()],
+        bytes: [wan.sent_bytes.get(), wan.received_bytes.get()],
+        sent_unpacked_bytes: wan.sent_unpacked_bytes.get(),
     }
 }
 

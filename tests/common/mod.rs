@@ -5,6 +5,7 @@
 pub mod netns;
 pub mod patched;
 pub mod peer;
+pub mod wan;
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -46,8 +47,10 @@ impl Drop for TestFleet {
     }
 }
 
+/// KINFOLK_TEST_BINARY tries another build of the program than the one that the tests came with.
 pub fn plan(count: u8, shared: &[(&str, &str)]) -> Plan {
-    Plan::new(BINARY, count, shared)
+    let binary = std::env::var("KINFOLK_TEST_BINARY");
+    Plan::new(binary.unwrap_or_else(|_| BINARY.into()), count, shared)
 }
 
 /// A running fleet.

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::serve::refuse;
+use super::wan;
 use crate::cluster::frames::{FrameError, read_frame, read_message, write_frame};
 use crate::cluster::mesh::OpenError;
-use crate::core::codec::{self, FRAME_MAX_BYTES};
+use crate::core::codec::{FRAME_MAX_BYTES, HEADER_BYTES, Header};
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::{Entries, FollowReply};
@@ -163,11 +164,21 @@ impl<R: Reads> Follow<R> {
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
             }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
-            let entries: Entries = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+            let entries = self.read(header, &payload)?;
             next = follower.on_entries(entries)?;
         }
         close(send, recv);
         Ok(())
+    }
+
+    fn read(&self, header: Header, payload: &[u8]) -> Result<Entries, FrameError> {
+        let entries = wan::read(header, payload)?;
+        if self.crossing {
+            let counters = &self.room.mesh.counters().wan;
+            counters.received_records.add(entries.records.len() as u64);
+            counters.received_bytes.add((HEADER_BYTES + payload.len()) as u64);
+        }
+        Ok(entries)
     }
 
     /// Returns when the records and the cursor are durable.

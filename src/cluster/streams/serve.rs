@@ -57,7 +57,8 @@ pub(super) fn refuse<R: Reads>(room: &Shared<R>, peer: Eid, error: &FrameError) 
 }
 
 async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<(), ServeError> {
-    let Incoming { peer, mut send, mut recv, .. } = stream;
+    let Incoming { peer, mut send, mut recv, site, .. } = stream;
+    let far = site != room.mesh.config().site;
     let timeout = Duration::from_millis(room.config.request_timeout_ms);
     let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
     if !room.mesh.allows(peer, &request.family) {
@@ -88,11 +89,15 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
             return Ok(());
         }
         match entries {
+            Some(entries) if far => room.wan.send(peer, &mut send, &entries, &room.mesh.counters().wan).await?,
             Some(entries) => write_frame(&mut send, &entries).await?,
             None => {
                 let stopped = send.stopped();
                 if idle(room, &mut wakes, stopped).await.is_break() {
                     return Ok(());
+                }
+                if far {
+                    room.wan.gather().await;
                 }
             }
         }
