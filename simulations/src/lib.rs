@@ -19,6 +19,7 @@ mod inspect;
 mod judge;
 mod links;
 mod membership;
+pub mod mending;
 mod model;
 mod network;
 pub mod page;
