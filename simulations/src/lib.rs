@@ -21,6 +21,7 @@ mod links;
 mod membership;
 pub mod mending;
 mod model;
+mod nearby;
 mod network;
 pub mod page;
 mod process;

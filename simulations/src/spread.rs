@@ -94,12 +94,6 @@ impl World {
         }
     }
 
-    fn host_of(&self, eid: Eid) -> HostId {
-        // The EIDs of a world without clones count its hosts.
-        let bytes = eid.bytes();
-        usize::from(u16::from_be_bytes([bytes[4], bytes[5]])) - 1
-    }
-
     /// Writes in quiet times, and those within a while of a fault. Writes over the same key are left out: a feed
     /// tells of the latest only.
     pub fn spread_told(&self) -> [(&'static str, Told); 2] {
@@ -150,11 +144,13 @@ impl World {
         let mean = far.iter().sum::<Us>() / (far.len() as u64).max(1);
         let sendings = self.net.far_sendings * 1_000 / self.net.far_frames.max(1);
         let mut text = format!(
-            "  one-way delay between sites: mean {} ms, greatest {} ms; a frame between sites was sent {}.{:03} times\n",
+            "  one-way delay between sites: mean {} ms, greatest {} ms; a frame between sites was sent {}.{:03} times; {} \
+             records were fetched nearby\n",
             mean / MS,
             max / MS,
             sendings / 1_000,
-            sendings % 1_000
+            sendings % 1_000,
+            self.stats.fetched_nearby
         );
         let rows = self.spread_told().into_iter().filter(|(_, told)| told.writes > 0);
         for (when, told) in rows.chain([("flat push-pull gossip", self.epidemic())]) {

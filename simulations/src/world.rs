@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::judge::Branches;
 use crate::membership::Membership;
 use crate::model::{Acknowledged, DiskModel};
+use crate::nearby::Nearby;
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
 use crate::rng::{Rng, mix};
@@ -34,6 +35,7 @@ pub enum Event {
     StreamEnded { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
     SourceReady { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
     Idle { node: HostId, incarnation: u32 },
+    Nearby(Box<Nearby>),
     Connected { a: HostId, b: HostId },
     ConnectionLost { node: HostId, peer: HostId, epoch: u32 },
     LinkTimeout { a: HostId, b: HostId, epoch: u32 },
@@ -70,6 +72,8 @@ pub struct Stats {
     pub give_ups: u64,
     pub mode_conflicts: u64,
     pub detours: u64,
+    /// Records that were lost between sites and fetched nearby.
+    pub fetched_nearby: u64,
     pub faults: BTreeMap<&'static str, u64>,
     pub exempt_keys: u64,
     pub converged_after_us: Option<Us>,
@@ -241,6 +245,7 @@ impl World {
             Event::StreamEnded { node, peer, family, stream } => self.on_stream_ended(node, peer, family, stream),
             Event::SourceReady { node, peer, family, stream } => self.on_source_ready(node, peer, family, stream),
             Event::Idle { node, incarnation } => self.if_current(node, incarnation, Self::on_idle),
+            Event::Nearby(what) => self.on_nearby(*what),
             Event::Connected { a, b } => self.on_connected(a, b),
             Event::ConnectionLost { node, peer, epoch } => self.on_connection_lost(node, peer, epoch),
             Event::LinkTimeout { a, b, epoch } => self.on_link_timeout(a, b, epoch),

@@ -76,6 +76,22 @@ pub struct Packed {
     pub payload: Vec<u8>,
 }
 
+/// A relay has everything of a source at another site, in the scope of that site, up to here: for the relays near it, which
+/// may lack some of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    pub family: Family,
+    pub source: Eid,
+    pub run: Run,
+    pub to: u64,
+}
+
+/// The answer to a [`Heard`] of one that lacks what comes after this. The records follow as [`Entries`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub after: u64,
+}
+
 impl Message for Hello {
     const KIND: u8 = 1;
 }
@@ -87,6 +103,12 @@ impl Message for FollowReply {
 }
 impl Message for Entries {
     const KIND: u8 = 4;
+}
+impl Message for Heard {
+    const KIND: u8 = 22;
+}
+impl Message for Missing {
+    const KIND: u8 = 23;
 }
 impl Message for Packed {
     const KIND: u8 = 20;
