@@ -54,6 +54,7 @@ pub struct Config {
     pub limits: Limits,
     pub clock: Clock,
     pub gossip: Gossip,
+    pub verify: Verify,
     pub wan: Wan,
     pub sip: Sip,
     /// The attached patched Asterisks; none: no adapter.
@@ -118,6 +119,23 @@ pub struct Gossip {
     pub dead_node_grace_s: u64,
 }
 
+/// When families are compared with other members, and repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    pub gap_ms: u64,
+    pub settle_ms: u64,
+    pub patience_ms: u64,
+    /// Reconciles of others that are answered at a time.
+    pub served_max: usize,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self { gap_ms: 2_000, settle_ms: 500, patience_ms: 30_000, served_max: 8 }
+    }
+}
+
 /// Streams between sites.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -144,6 +162,7 @@ impl Default for Config {
             limits: Limits::default(),
             clock: Clock::default(),
             gossip: Gossip::default(),
+            verify: Verify::default(),
             wan: Wan::default(),
             sip: Sip::default(),
             asterisk: Vec::new(),
@@ -387,6 +406,10 @@ impl Config {
             ("limits", "http_body_max_bytes", count(limits.http_body_max_bytes), count(MIB), u64::MAX),
             ("gossip", "interval_ms", self.gossip.interval_ms, 50, 60_000),
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
+            ("verify", "gap_ms", self.verify.gap_ms, 100, 3_600_000),
+            ("verify", "settle_ms", self.verify.settle_ms, 0, 60_000),
+            ("verify", "patience_ms", self.verify.patience_ms, 1_000, 86_400_000),
+            ("verify", "served_max", count(self.verify.served_max), 1, 1_024),
             ("wan", "batch_ms", self.wan.batch_ms, 0, 1_000),
         ];
         for (section, key, value, min, max) in ranges {

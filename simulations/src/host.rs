@@ -19,6 +19,7 @@ use crate::model::DiskModel;
 use crate::nearby::Brought;
 use crate::sources::Sources;
 use crate::table::Table;
+use crate::verify::Verifying;
 
 pub struct Host {
     pub eid: Eid,
@@ -53,6 +54,7 @@ pub struct CommitFate {
 pub enum Waiting {
     Client,
     Follow { peer: HostId, family: FamilyIx, stream: u64, reopen: bool },
+    Reconcile { stream: u64, opened: bool },
     Nobody,
 }
 
@@ -83,6 +85,7 @@ pub struct Process {
     pub patience_ends: Us,
     pub head_at_idle: u64,
     pub nearby: Nearby,
+    pub verifying: Verifying,
 }
 
 /// The following side of a stream, as the daemon's driver keeps it.

@@ -13,7 +13,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use simulations::check::Check;
 use simulations::clock::SECOND;
-use simulations::history::History;
+use simulations::history::{History, VerifyMode};
 use simulations::page::Subject;
 use simulations::run::run;
 use simulations::shrink::{Kept, shrink, told};
@@ -47,6 +47,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// Whether nodes verify: on, off, or only (streams bring the first copy of a family, verifies all else).
+    #[arg(long, value_name = "MODE", conflicts_with = "swarm")]
+    verify: Option<VerifyMode>,
     /// Loss between sites, in per cent, instead of the scenario's.
     #[arg(long, value_name = "PER_CENT", requires = "scenario")]
     loss: Option<u64>,
@@ -59,6 +62,9 @@ struct Arguments {
     /// Run this many seeds of the edge world: nodes with attached Asterisks.
     #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
     edge: Option<u64>,
+    /// Run one key and two writers with a crash of either side at every step.
+    #[arg(long, conflicts_with_all = ["swarm", "scenario", "edge"])]
+    edge_steps: bool,
     /// End a swarm after this many minutes, passed or not run.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -88,6 +94,9 @@ fn main() -> ExitCode {
             println!("{name:<24} {about}");
         }
         return ExitCode::SUCCESS;
+    }
+    if arguments.edge_steps {
+        return edge_steps();
     }
     if let Some(seeds) = arguments.edge {
         return edge_swarm(&arguments, seeds);
@@ -135,7 +144,11 @@ fn one(arguments: &Arguments) -> ExitCode {
     if arguments.keep.is_some() {
         subject.replay += &format!(" --keep '{kept}'");
     }
-    let history = kept.of(&whole);
+    let mut history = kept.of(&whole);
+    if let Some(mode) = arguments.verify {
+        history.verify.mode = mode;
+        subject.replay += &format!(" --verify {}", format!("{mode:?}").to_lowercase());
+    }
     let started = Instant::now();
     let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
     let mut pace = Pace::new(&history);
@@ -225,6 +238,21 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     println!("trace: {:016x}", found.trace);
     let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge_steps() -> ExitCode {
+    println!("seed: 1");
+    let started = Instant::now();
+    let result = edge::steps::everything();
+    match &result {
+        Ok(runs) => println!("{runs} crashes in {:.1} s, each check held", started.elapsed().as_secs_f64()),
+        Err((what, violation)) => {
+            println!("violated: {what}: {violation}");
+            println!("replay: cargo run --release -p simulations -- --edge-steps");
+        }
+    }
+    println!("trace: {:016x}", edge::run(edge::steps::quiet_pair(20, vec![(12_000, edge::steps::put(0))])).trace);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use kinfolk::core::family::Mode;
 use kinfolk::core::path::Family;
+use kinfolk::core::verify::VerifyConfig;
 use serde::Deserialize;
 
 use crate::clock::{MS, SECOND, Us};
@@ -27,6 +28,8 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("mass-join", include_str!("../scenarios/mass-join.toml")),
     ("thousand-nodes", include_str!("../scenarios/thousand-nodes.toml")),
     ("thousand-nodes-idle", include_str!("../scenarios/thousand-nodes-idle.toml")),
+    ("dead-origin", include_str!("../scenarios/dead-origin.toml")),
+    ("verify-load", include_str!("../scenarios/verify-load.toml")),
     ("ten-sites", include_str!("../scenarios/ten-sites.toml")),
     ("hundred-sites", include_str!("../scenarios/hundred-sites.toml")),
     ("hundred-sites-calm", include_str!("../scenarios/hundred-sites-calm.toml")),
@@ -42,6 +45,9 @@ struct File {
     about: String,
     #[serde(default = "one")]
     seed: u64,
+    /// `on`, `off` or `only`.
+    #[serde(default = "verify_on")]
+    verify: VerifyMode,
     duration_s: u64,
     #[serde(default = "three_minutes")]
     converge_within_s: u64,
@@ -169,6 +175,9 @@ impl Default for ChecksFile {
     }
 }
 
+fn verify_on() -> VerifyMode {
+    VerifyMode::On
+}
 fn one() -> u64 {
     1
 }
@@ -249,6 +258,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
             spread: file.checks.spread,
             warm_start: file.checks.warm_start,
         },
+        verify: Verify { mode: file.verify, times: VerifyConfig::default() },
         writes: writes(&file, &families, nodes.len(), &mut root.fork(2))?,
         nodes,
         families,

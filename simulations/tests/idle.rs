@@ -101,7 +101,9 @@ async fn how_much_an_idle_node_gossips_in_rings_of_several_sizes() {
         eprintln!("10 nodes with {keys} keys: {} bytes a second and node", idle_bytes_per_s(10, NEAR_MS, keys).await);
     }
     let mut rings = Vec::new();
-    for (nodes, interval_ms) in [(10, NEAR_MS), (30, NEAR_MS), (100, NEAR_MS), (200, NEAR_MS), (10, 1_000), (100, 1_000)] {
+    for (nodes, interval_ms) in
+        [(10, NEAR_MS), (30, NEAR_MS), (100, NEAR_MS), (200, NEAR_MS), (10, 1_000), (100, 1_000)]
+    {
         let bytes = idle_bytes_per_s(nodes, interval_ms, 10_000).await;
         eprintln!("a ring of {nodes}, every {interval_ms} ms: {bytes} bytes a second and node");
         rings.push(((nodes, interval_ms), bytes));

@@ -42,8 +42,8 @@ pub struct Inbound {
     pub call_id: String,
     pub cseq: u32,
     pub body_hash: u64,
-    /// It was answered 412 since: a new Call-ID is no restart.
-    pub told_stale: bool,
+    /// It was answered 412 since, to a body of this hash: the same body under a new Call-ID is no restart.
+    pub told_stale: Option<u64>,
 }
 
 /// How far a family's feed has been sent.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::{Duration, Instant};
 
 /// Every reason for which a peer, a stream or a message is refused.
-pub const REFUSALS: [&str; 24] = [
+pub const REFUSALS: [&str; 26] = [
     "tls",
     "certificate_eid",
     "unexpected_eid",
@@ -33,6 +33,8 @@ pub const REFUSALS: [&str; 24] = [
     "revoked",
     "family_not_allowed",
     "follow",
+    "reconcile",
+    "unknown_run",
     "other",
 ];
 
@@ -95,6 +97,8 @@ pub struct WanCounters {
     pub sent_unpacked_bytes: Counter,
     pub received_records: Counter,
     pub received_bytes: Counter,
+    /// Of the received ones those that were lost on the way from their site and fetched nearby.
+    pub fetched_nearby: Counter,
 }
 
 #[derive(Debug, Default)]

@@ -20,6 +20,7 @@ use super::{GossipMessage, Mesh};
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::topology::Member;
 
 /// How long chitchat gets to end when it is told to.
@@ -134,6 +135,7 @@ impl Gossip {
             run: mesh.run(),
             head: 0,
             families: BTreeMap::new(),
+            roots: BTreeMap::new(),
             unreached: BTreeSet::new(),
         };
         let gossip = Gossip(Arc::new(Shared {
@@ -157,6 +159,15 @@ impl Gossip {
             if changed {
                 own.families.clone_from(families);
             }
+            changed
+        });
+    }
+
+    /// The root of each family that this node exchanges.
+    pub fn set_roots(&self, roots: BTreeMap<Family, Root>) {
+        self.0.own.send_if_modified(|own| {
+            let changed = own.roots != roots;
+            own.roots = roots;
             changed
         });
     }

@@ -9,6 +9,7 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::storage::Run;
 use crate::core::topology::Member;
 
@@ -20,6 +21,8 @@ const RUN: &str = "run";
 const HEAD: &str = "head";
 const UNREACHED: &str = "unreached";
 const FAMILY: &str = "family:";
+/// Of a family, the books included: the root of what this node has of it, 32 hex digits.
+const ROOT: &str = "root:";
 
 /// Families of one member that are looked at.
 const FAMILIES_MAX: usize = 4_096;
@@ -35,6 +38,7 @@ pub(super) struct Own {
     pub run: Run,
     pub head: u64,
     pub families: BTreeMap<Family, Mode>,
+    pub roots: BTreeMap<Family, Root>,
     pub unreached: BTreeSet<Eid>,
 }
 
@@ -60,6 +64,12 @@ impl Own {
             bytes += key.len() + mode.as_str().len();
             values.insert(key, mode.to_string());
         }
+        // The root of a family that was left out would tell nobody anything.
+        for (family, root) in &self.roots {
+            if *family == Family::books() || values.contains_key(&format!("{FAMILY}{family}")) {
+                values.insert(format!("{ROOT}{family}"), root.to_string());
+            }
+        }
         (values, left_out)
     }
 
@@ -72,7 +82,7 @@ impl Own {
 
 /// Whether a key is one that a node sets, so that stale ones of a former set can be found.
 pub(super) fn is_family(key: &str) -> bool {
-    key.starts_with(FAMILY)
+    key.starts_with(FAMILY) || key.starts_with(ROOT)
 }
 
 /// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
@@ -104,6 +114,7 @@ struct Found {
     run: Option<Run>,
     head: u64,
     families: BTreeMap<Family, Mode>,
+    roots: BTreeMap<Family, Root>,
     unreached: BTreeSet<Eid>,
 }
 
@@ -117,6 +128,13 @@ impl Found {
             VERSION => self.version = plain(value)?,
             RUN => self.run = Some(value.parse().ok()?),
             HEAD => self.head = value.parse().ok()?,
+            _ if key.starts_with(ROOT) => {
+                if self.roots.len() > FAMILIES_MAX {
+                    return None;
+                }
+                let family = Family::new(key.strip_prefix(ROOT)?).ok()?;
+                self.roots.insert(family, value.parse().ok()?);
+            }
             UNREACHED => self.unreached = unreached(value)?,
             _ => {
                 let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
@@ -138,6 +156,7 @@ impl Found {
             protocol_version: self.protocol_version?,
             version: self.version,
             families: self.families,
+            roots: self.roots,
             head: self.head,
             unreached: self.unreached,
             live: false,
@@ -191,6 +210,7 @@ mod tests {
             run: Run(0xabc),
             head: 7,
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
+            roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
             unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
         }
     }
@@ -207,6 +227,7 @@ mod tests {
         assert_eq!((ignored, left_out), (0, 0));
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
+        assert_eq!(member.roots, own().roots);
         assert_eq!(member.unreached, own().unreached);
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
     }

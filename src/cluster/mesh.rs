@@ -200,6 +200,11 @@ impl Mesh {
         })
     }
 
+    /// The round trip to a peer as last measured, if it is connected.
+    pub fn round_trip(&self, peer: Eid) -> Option<std::time::Duration> {
+        self.0.table().link(peer).map(|link| link.connection.rtt())
+    }
+
     /// The peers to which a connection stands.
     pub fn peers(&self) -> watch::Receiver<Peers> {
         self.0.table().peers()

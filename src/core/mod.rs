@@ -33,6 +33,7 @@ pub mod mutants;
 pub mod nearby;
 pub mod path;
 pub mod protocol;
+pub mod reconcile;
 pub mod record;
 pub mod register;
 pub mod replica;
@@ -41,7 +42,9 @@ mod replica_test;
 pub mod session;
 #[cfg(test)]
 mod session_test;
+pub mod sketch;
 pub mod storage;
 pub mod topology;
 pub mod trust;
+pub mod verify;
 pub mod view;

@@ -114,7 +114,8 @@ impl Nearby {
         while self.kept_bytes > KEPT_MAX_BYTES
             && let Some(oldest) = self.order.pop_front()
         {
-            let piece = self.of.get_mut(&oldest).and_then(|of| of.pieces.pop_front()).expect("one for each in the order");
+            let piece =
+                self.of.get_mut(&oldest).and_then(|of| of.pieces.pop_front()).expect("one for each in the order");
             self.kept_bytes -= piece.bytes;
         }
         (!records.is_empty()).then(|| Heard { family: family.clone(), source, run: cursor.run, to: cursor.seq })

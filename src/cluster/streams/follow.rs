@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::nearby::{Brought, Followed};
+use super::reconcile::{ReconcileError, reconcile};
 use super::serve::refuse;
 use super::wan;
 use crate::cluster::frames::{FrameError, read_frame, read_message, write_frame};
@@ -15,6 +18,7 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::{Entries, FollowReply};
 use crate::core::path::Family;
+use crate::core::reconcile::Peer;
 use crate::core::record::Classes;
 use crate::core::replica::{Apply, Input, Outcome, Refusal};
 use crate::core::session::{Follower, Next, Violation};
@@ -69,6 +73,10 @@ enum FollowError {
     Store(#[from] StoreError),
     #[error("the source does not share the family as we do")]
     NotShared,
+    #[error(transparent)]
+    Reconcile(#[from] ReconcileError),
+    #[error("the source cannot compare now")]
+    NotCompared,
     #[error("the source is not trusted for the family")]
     NotAllowed,
 }
@@ -132,10 +140,41 @@ impl<R: Reads> Follow<R> {
             Err(error) => return (error.into(), false),
         };
         let mut was_current = false;
+        let mut right = None;
         loop {
+            if follower.must_compare() {
+                right = self.right_to_fetch(right).await;
+                if let Err(error) = self.compare(&mut follower).await {
+                    return (error, was_current);
+                }
+            }
+            if follower.asked() == self.classes {
+                right = None;
+            }
             if let Err(error) = self.stream(&mut follower, &mut was_current).await {
                 return (error, was_current);
             }
+        }
+    }
+
+    /// Of several sources a family is fetched whole from one, and then compared with the others.
+    async fn right_to_fetch(&self, held: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        if held.is_some() {
+            return held;
+        }
+        let patience = Duration::from_millis(self.room.config.fetch_patience_ms);
+        tokio::time::timeout(patience, self.room.fetching(&self.family).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Without a cursor: what is here already needs not come again.
+    async fn compare(&self, follower: &mut Follower) -> Result<(), FollowError> {
+        let peer = Peer { eid: self.source, crossing: self.crossing };
+        let ended = reconcile(&self.room, peer, &self.family).await?;
+        match follower.on_compared(&ended) {
+            Some(Next::ApplyThenReopen(apply) | Next::Apply(apply)) => self.apply(apply).await,
+            Some(Next::GiveUp { .. }) => Err(FollowError::NotShared),
+            Some(Next::Read | Next::Reopen) => Ok(()),
+            None => Err(FollowError::NotCompared),
         }
     }
 
@@ -148,7 +187,12 @@ impl<R: Reads> Follow<R> {
         let timeout = Duration::from_millis(self.room.config.request_timeout_ms);
         write_frame(&mut send, &follower.request()).await?;
         let reply: FollowReply = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+        let mut followed = Followed::new(&self.room, &self.family, self.source);
+        if self.crossing {
+            followed.answered(&reply, follower);
+        }
         let mut next = follower.on_reply(reply)?;
+        let mut brought: Option<Brought> = None;
         loop {
             match next {
                 Next::Read => self.publish_follower(follower, was_current),
@@ -163,9 +207,14 @@ impl<R: Reads> Follow<R> {
                 Next::Reopen => break,
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
             }
+            if let Some(brought) = brought.take() {
+                followed.brought(brought);
+            }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
             let entries = self.read(header, &payload)?;
+            let from = follower.cursor_seq();
             next = follower.on_entries(entries)?;
+            brought = followed.brings(from, follower, &next);
         }
         close(send, recv);
         Ok(())
