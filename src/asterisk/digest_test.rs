@@ -59,8 +59,10 @@ fn what_cannot_be_checked_is_refused() {
     assert_eq!(parse("Basic dXNlcjpwYXNz"), DigestError::Scheme);
     assert_eq!(parse("Digest"), DigestError::Scheme);
     assert_eq!(parse("Digest username=\"a\""), DigestError::Parameter);
-    let whole = "Digest username=\"a\", realm=\"r\", nonce=\"n\", uri=\"u\", response=\"x\"";
-    assert!(Authorization::parse(whole).is_ok());
+    let parts = "Digest username=\"a\", realm=\"r\", nonce=\"n\", uri=\"u\", response=";
+    assert_eq!(parse(&format!("{parts}\"x\"")), DigestError::Parameter, "no hash is written so");
+    let whole = format!("{parts}\"{}\"", "0123456789abcdef".repeat(2));
+    assert!(Authorization::parse(&whole).is_ok());
     assert_eq!(parse(&format!("{whole}, realm=\"s\"")), DigestError::Parameter, "which of the two was signed?");
     assert_eq!(parse(&format!("{whole}, algorithm=MD4")), DigestError::Algorithm);
     assert_eq!(parse(&format!("{whole}, qop=auth-int, cnonce=\"c\", nc=00000001")), DigestError::Qop);

@@ -56,20 +56,19 @@ impl Own {
         ]);
         let (mut bytes, mut left_out) = (0, 0);
         for (family, mode) in &self.families {
-            let key = format!("{FAMILY}{family}");
-            if bytes + key.len() + mode.as_str().len() > families_max_bytes {
+            let shared = (format!("{FAMILY}{family}"), mode.to_string());
+            let root = self.roots.get(family).map(|root| root_value(family, *root));
+            let pairs = || std::iter::once(&shared).chain(&root);
+            let more: usize = pairs().map(|(key, value)| key.len() + value.len()).sum();
+            if bytes + more > families_max_bytes {
                 left_out += 1;
                 continue;
             }
-            bytes += key.len() + mode.as_str().len();
-            values.insert(key, mode.to_string());
+            bytes += more;
+            values.extend(pairs().cloned());
         }
-        // The root of a family that was left out would tell nobody anything.
-        for (family, root) in &self.roots {
-            if *family == Family::books() || values.contains_key(&format!("{FAMILY}{family}")) {
-                values.insert(format!("{ROOT}{family}"), root.to_string());
-            }
-        }
+        let books = Family::books();
+        values.extend(self.roots.get(&books).map(|root| root_value(&books, *root)));
         (values, left_out)
     }
 
@@ -78,6 +77,10 @@ impl Own {
         let hex = |eid: &Eid| eid.bytes().map(|byte| format!("{byte:02x}")).concat();
         self.unreached.iter().take(UNREACHED_MAX).map(hex).collect()
     }
+}
+
+fn root_value(family: &Family, root: Root) -> (String, String) {
+    (format!("{ROOT}{family}"), root.to_string())
 }
 
 /// Whether a key is one that a node sets, so that stale ones of a former set can be found.
@@ -234,9 +237,13 @@ mod tests {
 
     #[test]
     fn families_that_do_not_fit_are_left_out_and_counted() {
-        let (values, left_out) = own().values(20);
-        assert_eq!(left_out, 1);
-        assert_eq!(values.keys().filter(|key| is_family(key)).count(), 1);
+        let families = |families_max_bytes| {
+            let (values, left_out) = own().values(families_max_bytes);
+            (values.into_keys().filter(|key| is_family(key)).collect::<Vec<_>>(), left_out)
+        };
+        let one = vec!["family:cidname/unique".to_owned()];
+        assert_eq!(families(82), (one, 1), "a root counts as well");
+        assert_eq!((families(83).0.len(), families(83).1), (3, 0));
     }
 
     #[test]
