@@ -15,10 +15,10 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a key may cost beyond its own text and its value's.
 const OVERHEAD_MAX_BYTES: u64 = 64;
 
-/// Memory of a process that is in use, in bytes: private and shared pages, without those that the kernel may drop.
+/// Memory of a process that is in use, in bytes, without pages of files, which the kernel may drop.
 fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("Linux 4.5 or later");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("Anonymous:")).expect("Linux 4.14 or later");
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kilobytes * 1_024
 }

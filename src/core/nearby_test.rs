@@ -14,7 +14,7 @@ fn family() -> Family {
 fn record(key: u64, bytes: usize) -> Record {
     let value = Value::new(&"x".repeat(bytes)).expect("a value");
     let path = Path::of("foo", &format!("k{key}")).expect("a path");
-    let hlc = Hlc::from_parts(key + 1, 0).expect("in range");
+    let hlc = Hlc::from_parts(1_790_000_000_000 + key, 0).expect("in range");
     let stamp = Stamp { hlc, eid: SOURCE, hash: value_hash(Some(&value)) };
     Record { key: RecordKey { owner: None, path }, register: Register::new(Some(value), stamp), crossed: false }
 }
