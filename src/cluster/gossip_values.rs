@@ -20,11 +20,21 @@ const RUN: &str = "run";
 const HEAD: &str = "head";
 const UNREACHED: &str = "unreached";
 const FAMILY: &str = "family:";
+/// Nodes of sites that this node did not hear of: whom a speaker might meet.
+const MET: &str = "met";
+/// What is told of another node, by its EID: one line a value, as that node would say it, after a line on whether it lives.
+const OF: &str = "of:";
+const LIVE: &str = "live";
+const DEAD: &str = "dead";
 
 /// Families of one member that are looked at.
 const FAMILIES_MAX: usize = 4_096;
 /// Members that a node says it cannot reach. Of more, those with the least EIDs are told.
 const UNREACHED_MAX: usize = 256;
+/// Other nodes of which one node may tell.
+const CLAIMS_MAX: usize = 4_096;
+/// Nodes of unknown sites of which one node may tell.
+const MET_MAX: usize = 16;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +46,8 @@ pub(super) struct Own {
     pub head: u64,
     pub families: BTreeMap<Family, Mode>,
     pub unreached: BTreeSet<Eid>,
+    /// Connected nodes of sites of which nothing is heard, and their addresses.
+    pub met: BTreeMap<Eid, String>,
 }
 
 impl Own {
@@ -49,6 +61,7 @@ impl Own {
             (RUN.to_string(), self.run.to_string()),
             (HEAD.to_string(), self.head.to_string()),
             (UNREACHED.to_string(), self.unreached_text()),
+            (MET.to_string(), self.met_text()),
         ]);
         let (mut bytes, mut left_out) = (0, 0);
         for (family, mode) in &self.families {
@@ -63,6 +76,17 @@ impl Own {
         (values, left_out)
     }
 
+    fn met_text(&self) -> String {
+        let line = |(eid, address): (&Eid, &String)| format!("{eid} {address}");
+        self.met.iter().take(MET_MAX).map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What that node would say, as far as it is told on: not how far it is, which changes all the time.
+    fn of(member: &Member) -> Self {
+        let Member { site, address, version, run, families, unreached, .. } = member.clone();
+        Self { site, address, version, run, head: 0, families, unreached, met: BTreeMap::new() }
+    }
+
     /// EIDs without their colons, in a row.
     fn unreached_text(&self) -> String {
         let hex = |eid: &Eid| eid.bytes().map(|byte| format!("{byte:02x}")).concat();
@@ -70,9 +94,38 @@ impl Own {
     }
 }
 
-/// Whether a key is one that a node sets, so that stale ones of a former set can be found.
-pub(super) fn is_family(key: &str) -> bool {
-    key.starts_with(FAMILY)
+/// Whether a key is one that a node takes back when it is not among its values any more.
+pub(super) fn is_taken_back(key: &str) -> bool {
+    key.starts_with(FAMILY) || key.starts_with(OF)
+}
+
+/// What is told of another node.
+pub(super) fn claim(member: &Member, families_max_bytes: usize) -> (String, String) {
+    let (values, _) = Own::of(member).values(families_max_bytes);
+    let told = values.iter().filter(|(key, _)| ![HEAD, MET, PROTOCOL].contains(&key.as_str()));
+    let mut text = if member.live { LIVE } else { DEAD }.to_string();
+    let protocol = (&PROTOCOL.to_string(), &member.protocol_version.to_string());
+    for (key, value) in told.chain([protocol]) {
+        text += &format!("\n{key}\t{value}");
+    }
+    (format!("{OF}{}", member.eid), text)
+}
+
+/// None if it makes no sense.
+fn read_claim(eid: Eid, text: &str) -> Option<Member> {
+    let mut lines = text.split('\n');
+    let live = match lines.next()? {
+        LIVE => true,
+        DEAD => false,
+        _ => return None,
+    };
+    let mut found = Found::default();
+    for (key, value) in lines.filter_map(|line| line.split_once('\t')) {
+        if key != MET && !key.starts_with(OF) {
+            found.take(key, value)?;
+        }
+    }
+    Some(Member { live, ..found.member(eid)? })
 }
 
 /// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
@@ -80,6 +133,9 @@ pub(super) fn is_family(key: &str) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Read {
     pub member: Option<Member>,
+    /// What it tells of others.
+    pub claims: Vec<Member>,
+    pub met: BTreeMap<Eid, String>,
     pub ignored: u64,
 }
 
@@ -92,7 +148,8 @@ pub(super) fn read<'a>(eid: Eid, values: impl Iterator<Item = (&'a str, &'a str)
             ignored += 1;
         }
     }
-    Read { member: found.member(eid), ignored }
+    let (claims, met) = (std::mem::take(&mut found.claims), std::mem::take(&mut found.met));
+    Read { member: found.member(eid), claims, met, ignored }
 }
 
 #[derive(Default)]
@@ -105,6 +162,8 @@ struct Found {
     head: u64,
     families: BTreeMap<Family, Mode>,
     unreached: BTreeSet<Eid>,
+    met: BTreeMap<Eid, String>,
+    claims: Vec<Member>,
 }
 
 impl Found {
@@ -118,6 +177,14 @@ impl Found {
             RUN => self.run = Some(value.parse().ok()?),
             HEAD => self.head = value.parse().ok()?,
             UNREACHED => self.unreached = unreached(value)?,
+            MET => self.met = met(value)?,
+            _ if key.starts_with(OF) => {
+                if self.claims.len() >= CLAIMS_MAX {
+                    return None;
+                }
+                let eid = key.strip_prefix(OF)?.parse().ok()?;
+                self.claims.push(read_claim(eid, value)?);
+            }
             _ => {
                 let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
                 if self.families.len() >= FAMILIES_MAX {
@@ -169,6 +236,18 @@ fn unreached(text: &str) -> Option<BTreeSet<Eid>> {
     text.as_bytes().chunks_exact(DIGITS).map(eid).collect()
 }
 
+fn met(text: &str) -> Option<BTreeMap<Eid, String>> {
+    let lines: Vec<&str> = text.split('\n').filter(|line| !line.is_empty()).collect();
+    if lines.len() > MET_MAX {
+        return None;
+    }
+    let one = |line: &&str| {
+        let (eid, at) = line.split_once(' ')?;
+        Some((eid.parse().ok()?, address(at)?))
+    };
+    lines.iter().map(one).collect()
+}
+
 /// `host:port` with a port to dial.
 fn address(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
@@ -192,6 +271,7 @@ mod tests {
             head: 7,
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
             unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
+            met: [(Eid::new([2, 0, 0, 0, 9, 9]), "node.example:7480".to_string())].into(),
         }
     }
 
@@ -202,9 +282,10 @@ mod tests {
     #[test]
     fn what_a_node_says_is_what_others_read() {
         let (values, left_out) = own().values(1_000);
-        let Read { member, ignored } = read(EID, pairs(&values));
+        let Read { member, ignored, met, claims } = read(EID, pairs(&values));
         let member = member.expect("complete");
-        assert_eq!((ignored, left_out), (0, 0));
+        assert_eq!((ignored, left_out, claims), (0, 0, Vec::new()));
+        assert_eq!(met, own().met);
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
         assert_eq!(member.unreached, own().unreached);
@@ -215,7 +296,32 @@ mod tests {
     fn families_that_do_not_fit_are_left_out_and_counted() {
         let (values, left_out) = own().values(20);
         assert_eq!(left_out, 1);
-        assert_eq!(values.keys().filter(|key| is_family(key)).count(), 1);
+        assert_eq!(values.keys().filter(|key| is_taken_back(key)).count(), 1);
+    }
+
+    #[test]
+    fn what_is_told_of_another_node_is_what_it_says_but_for_how_far_it_is() {
+        let (values, _) = own().values(1_000);
+        let said = read(EID, pairs(&values)).member.expect("complete");
+        for live in [true, false] {
+            let told = Member { live, protocol_version: 7, ..said.clone() };
+            let (key, text) = claim(&told, 1_000);
+            let read = read(Eid::new([2, 0, 0, 0, 0, 2]), [(key.as_str(), text.as_str())].into_iter());
+            assert_eq!((read.ignored, read.claims), (0, vec![Member { head: 0, ..told }]));
+        }
+    }
+
+    #[test]
+    fn claims_within_claims_and_claims_without_sense_tell_nothing() {
+        let (values, _) = own().values(1_000);
+        let (_, inner) = claim(&read(EID, pairs(&values)).member.expect("complete"), 1_000);
+        let nested = format!("{inner}\nof:02:00:00:00:00:03\t{}", inner.replace(['\n', '\t'], " "));
+        let key = format!("of:{EID}");
+        assert_eq!(read(EID, [(key.as_str(), nested.as_str())].into_iter()).claims.len(), 1);
+        for bad in ["", "alive", "live", "live\nrun\tx", "live\nsite\ta"] {
+            assert_eq!(read(EID, [(key.as_str(), bad)].into_iter()).ignored, 1, "{bad}");
+        }
+        assert_eq!(read(EID, [("met", "02:00:00:00:00:03 nowhere")].into_iter()).ignored, 1);
     }
 
     #[test]
@@ -227,7 +333,7 @@ mod tests {
             values.insert(key.into(), value.into());
         }
         values.insert("of a later version".into(), "whatever".into());
-        let Read { member, ignored } = read(EID, pairs(&values));
+        let Read { member, ignored, .. } = read(EID, pairs(&values));
         let member = member.expect("complete");
         assert_eq!(ignored, 5);
         assert_eq!((member.head, member.families), (0, own().families));

@@ -11,12 +11,23 @@ use crate::core::trust::Trust;
 /// The port of the cluster's endpoint unless configured, UDP.
 pub const DEFAULT_PORT: u16 = 7480;
 
+/// Who gossips with whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rings {
+    /// Everyone with everyone.
+    #[default]
+    One,
+    /// Each site in a ring of its own, and one node of each in a ring of sites.
+    BySite,
+}
+
 /// The configuration of a node's mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshConfig {
     /// The cluster's name; nodes of another are refused.
     pub cluster: String,
     pub site: String,
+    pub rings: Rings,
     /// The program's version, for people.
     pub version: String,
     /// The versions of the protocol to speak; others than the program's own are for tests only.
@@ -79,6 +90,7 @@ impl Default for MeshConfig {
         Self {
             cluster: "kinfolk".into(),
             site: "default".into(),
+            rings: Rings::One,
             version: env!("CARGO_PKG_VERSION").into(),
             protocol: Versions::SPOKEN,
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::config::ms;
-use super::link::{self, CLOSE_DUPLICATE, CLOSE_DUPLICATE_EID, CLOSE_SELF, Greeted, LinkError};
+use super::link::{self, CLOSE_DUPLICATE, CLOSE_DUPLICATE_EID, CLOSE_RING_FULL, CLOSE_SELF, Greeted, LinkError};
 use super::{MeshConfig, Shared};
 use crate::cluster::frames;
 use crate::cluster::tls::NODE_DNS_NAME;
@@ -293,6 +293,12 @@ impl Dialler {
         match (peer, &fault) {
             (Some(peer), LinkError::Duplicate(_)) => return Dialled::Standing(peer),
             (Some(peer), _) if closed_as(CLOSE_DUPLICATE) => return Dialled::Standing(peer),
+            (Some(_), _) if closed_as(CLOSE_RING_FULL) => {
+                self.shared.ring().refused = Some(Instant::now());
+                let what =
+                    "its ring of gossip has no room for one more node: set [gossip] rings = \"by-site\" on every node";
+                return Dialled::Failed(what.into());
+            }
             (Some(peer), _) if peer == self.shared.eid && closed_as(CLOSE_SELF) => return Dialled::Own,
             (Some(peer), _) if peer == self.shared.eid && closed_as(CLOSE_DUPLICATE_EID) => {
                 self.shared.note_failure(remote, &LinkError::DuplicateEid);
