@@ -36,6 +36,30 @@ demo:
 bench *args:
     cargo bench {{ args }}
 
+# outages of 70 s in real time, of an attached Asterisk and of its node
+asterisk-outage seconds="70":
+    KINFOLK_OUTAGE_S={{ seconds }} cargo test --test asterisk outage -- --nocapture
+
+# fuzz the readers of SIP (message, body, digest), each for so long; needs a C++ compiler, no nightly
+fuzz seconds="600" targets="message body digest":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cd fuzz
+    # What libFuzzer needs of the compiler: stable flags, for this directory alone. A target must be named, or build
+    # scripts would be built with them.
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+        -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1" cargo build --release --target "$host"
+    mkdir -p artifacts
+    for target in {{ targets }}; do
+        mkdir -p "target/found/$target"
+        nice "target/$host/release/$target" -max_total_time={{ seconds }} -max_len=8192 \
+            -artifact_prefix="artifacts/$target-" "target/found/$target" "corpus/$target"
+        # What covers something new is kept, as small as it goes.
+        "target/$host/release/$target" -merge=1 "corpus/$target" "target/found/$target"
+    done
+
 # simulations with new seeds, all night unless told otherwise
 swarm minutes="480" first=`date +%s`:
     cargo run --release -p simulations -- --seed {{ first }} --swarm 1000000000 --minutes {{ minutes }}

@@ -55,6 +55,7 @@ pub struct Config {
     pub limits: Limits,
     pub clock: Clock,
     pub gossip: Gossip,
+    pub verify: Verify,
     pub wan: Wan,
     pub sip: Sip,
     /// The attached patched Asterisks; none: no adapter.
@@ -136,6 +137,23 @@ pub enum Rings {
     BySite,
 }
 
+/// When families are compared with other members, and repaired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    pub gap_ms: u64,
+    pub settle_ms: u64,
+    pub patience_ms: u64,
+    /// Reconciles of others that are answered at a time.
+    pub served_max: usize,
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Self { gap_ms: 2_000, settle_ms: 500, patience_ms: 30_000, served_max: 8 }
+    }
+}
+
 /// Streams between sites.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -162,6 +180,7 @@ impl Default for Config {
             limits: Limits::default(),
             clock: Clock::default(),
             gossip: Gossip::default(),
+            verify: Verify::default(),
             wan: Wan::default(),
             sip: Sip::default(),
             asterisk: Vec::new(),
@@ -413,6 +432,10 @@ impl Config {
             ("gossip", "wide_interval_ms", self.gossip.wide_interval_ms, 50, 60_000),
             ("gossip", "ring_nodes_max", count(self.gossip.ring_nodes_max), 2, count(RING_NODES_MAX)),
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
+            ("verify", "gap_ms", self.verify.gap_ms, 100, 3_600_000),
+            ("verify", "settle_ms", self.verify.settle_ms, 0, 60_000),
+            ("verify", "patience_ms", self.verify.patience_ms, 1_000, 86_400_000),
+            ("verify", "served_max", count(self.verify.served_max), 1, 1_024),
             ("wan", "batch_ms", self.wan.batch_ms, 0, 1_000),
         ];
         for (section, key, value, min, max) in ranges {

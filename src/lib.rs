@@ -3,12 +3,13 @@
 //! The rooms, and who may import whom (one way only):
 //!
 //! ```text
-//! main → cli, node → cluster, http → store → core → std, serde
+//! main → cli, node → cluster, http, asterisk → store → core → std, serde
 //! ```
 //!
 //! `config`, `metrics` and `status` may be imported by everything above `store`; siblings do not import
-//! each other. Without the default feature `node` only [`core`] and the in-memory [`store`] are built:
-//! that is what the simulator runs, and how the compiler checks that the core is sans-io.
+//! each other, but `config` takes the shapes of `asterisk::settings` as they are. Without the default feature
+//! `node` only [`core`], the in-memory [`store`] and [`asterisk`] without its sockets are built: that is what
+//! the simulator runs, and how the compiler checks that they are sans-io.
 
 pub mod asterisk;
 pub mod core;

@@ -83,6 +83,11 @@ pub struct Metrics {
     batch_seconds: Histogram,
     batch_failures: Family<ReasonLabel, Counter>,
     refused: Family<ReasonLabel, Counter>,
+    verifies: Family<OutcomeLabel, Counter>,
+    verify_sent: Counter,
+    verify_received: Counter,
+    verify_records: Counter,
+    differing: Gauges<FamilyLabel>,
     drift_max_ms: AtomicU64,
     drift: FloatGauge,
     clock_ahead: FloatGauge,
@@ -175,6 +180,10 @@ fn raise(counter: &Counter, to: u64) {
 pub struct Extra {
     /// Refusals counted by the cluster's connections, by reason, since the start.
     pub refused: Vec<(&'static str, u64)>,
+    /// Ends of reconciles, by outcome, since the start.
+    pub verifies: Vec<(&'static str, u64)>,
+    /// Bytes that they sent and received, and records that came by them.
+    pub verify_traffic: (u64, u64, u64),
     /// Reloads of the configuration, by what came of them.
     pub reloads: [(&'static str, u64); 2],
     /// How far the hybrid clock is ahead of the wall clock, in milliseconds.
@@ -210,6 +219,11 @@ impl Metrics {
             batch_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             batch_failures: Family::default(),
             refused: Family::default(),
+            verifies: Family::default(),
+            verify_sent: Counter::default(),
+            verify_received: Counter::default(),
+            verify_records: Counter::default(),
+            differing: Family::default(),
             drift_max_ms: AtomicU64::new(0),
             drift: FloatGauge::default(),
             clock_ahead: FloatGauge::default(),
@@ -248,6 +262,17 @@ impl Metrics {
         registry.register_with_unit("commit_duration", help, Unit::Seconds, self.batch_seconds.clone());
         registry.register("commit_failures", "Batches that failed, by reason", self.batch_failures.clone());
         registry.register("refused", "Input refused, by reason", self.refused.clone());
+        let help =
+            "Comparisons of a family with a member, by how they ended; \"served\" are those that the member began";
+        registry.register("verifies", help, self.verifies.clone());
+        let help = "Bytes of frames sent for comparing and repairing";
+        registry.register_with_unit("verify_sent", help, Unit::Bytes, self.verify_sent.clone());
+        let help = "Bytes of frames received for comparing and repairing";
+        registry.register_with_unit("verify_received", help, Unit::Bytes, self.verify_received.clone());
+        let help = "Records that came by comparing, not by following";
+        registry.register("verify_records_repaired", help, self.verify_records.clone());
+        let help = "Members whose root of a shared family, as last heard, is not this node's";
+        registry.register("roots_differing", help, self.differing.clone());
         let help = "The furthest that an arriving stamp lay ahead of this node's wall clock since the start";
         registry.register_with_unit("clock_drift_seen_max", help, Unit::Seconds, self.drift.clone());
         let help = "How far the hybrid clock is ahead of the wall clock";
@@ -347,6 +372,16 @@ impl Metrics {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });
             raise(&counter, *count);
         }
+        for (outcome, count) in &extra.verifies {
+            let counter = self.verifies.get_or_create(&OutcomeLabel { outcome });
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
+        let (sent, received, records) = extra.verify_traffic;
+        for (counter, count) in
+            [(&self.verify_sent, sent), (&self.verify_received, received), (&self.verify_records, records)]
+        {
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         let others = || status.members.iter().filter(|member| member.eid != status.node.eid);
         let live = others().filter(|member| member.live).count();
         for (state, count) in [("live", live), ("dead", others().count() - live)] {
@@ -362,12 +397,14 @@ impl Metrics {
     fn set_family_gauges(&self, status: &Status) {
         self.keys.clear();
         self.tombstones.clear();
+        self.differing.clear();
         self.lag_entries.clear();
         self.lag_seconds.clear();
         for family in &status.families {
             let label = FamilyLabel { family: family.name.clone() };
             self.keys.get_or_create(&label).set(signed(family.keys));
             self.tombstones.get_or_create(&label).set(signed(family.tombstones));
+            self.differing.get_or_create(&label).set(signed(family.agreement.differing));
             for follow in &family.follows {
                 let label = FollowLabel { source: follow.source.to_string(), family: family.name.clone() };
                 if let Some(entries) = follow.lag_entries {

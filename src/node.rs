@@ -28,13 +28,15 @@ use crate::cluster::streams::{self, Streams, StreamsConfig, WanConfig};
 use crate::cluster::tls::{Identity, IdentityFiles, TlsError};
 use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError, Rings};
 use crate::config::sip::own_eid;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Verify};
 use crate::core::clock::UnixMs;
 use crate::core::eid::Eid;
 use crate::core::family::{Mode, ShareError};
 use crate::core::path::Family;
 use crate::core::replica::{Input, Outcome, Refusal, Replica, Settings};
+use crate::core::sketch::SketchKey;
 use crate::core::storage::{Reads, Run, StoreError};
+use crate::core::verify::VerifyConfig;
 use crate::http::{self, Api};
 use crate::metrics::Metrics;
 use crate::store::redb::{Options, RedbReads, RedbStore};
@@ -181,6 +183,7 @@ impl Node {
         let streams = streams::start(
             StreamsConfig {
                 unreachable_patience_ms: unreachable_patience_ms(&config),
+                verify: verify_config(&config),
                 wan: WanConfig { batch_ms: config.wan.batch_ms, bytes_per_s: config.wan.bytes_per_s },
                 ..StreamsConfig::default()
             },
@@ -332,6 +335,7 @@ fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeErr
         limits: config.limits.of_input(),
         max_clock_drift_ms: config.clock.max_clock_drift_ms,
         never_globally: config.never_shared.clone(),
+        sketch_key: SketchKey::of_cluster(&config.cluster.name),
     };
     #[expect(clippy::disallowed_methods, reason = "the one draw of the run's id")]
     let mut replica = Replica::open(store, settings, Run(rand::random()), unix_ms()).map_err(fault)?;
@@ -367,6 +371,11 @@ fn observer(metrics: Arc<Metrics>, alarms: Alarms) -> impl FnMut(BatchReport<'_>
             }
         }
     }
+}
+
+fn verify_config(config: &Config) -> VerifyConfig {
+    let Verify { gap_ms, settle_ms, patience_ms, served_max } = config.verify;
+    VerifyConfig { gap_ms, settle_ms, patience_ms, served_max }
 }
 
 fn identity_files(config: &Config) -> IdentityFiles {
@@ -435,6 +444,8 @@ async fn announce(database: Database<RedbReads>, gossip: Gossip) {
         let marks = now.ledger.families.marks();
         gossip.set_families(&marks.iter().map(|(family, mark)| (family.clone(), mark.mode)).collect());
         gossip.set_head(now.ledger.head);
+        let roots = now.ledger.summaries.iter().map(|(family, summary)| (family.clone(), summary.root));
+        gossip.set_roots(roots.collect());
         tokio::time::sleep(ANNOUNCE_GAP).await;
         if published.changed().await.is_err() {
             return;

@@ -85,7 +85,20 @@ pub struct FamilyStatus {
     /// Live records, of every owner.
     pub keys: u64,
     pub tombstones: u64,
+    /// Whether the members that this node exchanges it with have the same, as far as it has heard.
+    #[serde(default)]
+    pub agreement: AgreementStatus,
     pub follows: Vec<FollowStatus>,
+}
+
+/// Members by whether the root of what they have of a family is this node's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgreementStatus {
+    pub root: Option<String>,
+    pub equal: u64,
+    pub differing: u64,
+    /// For how long some root has differed; null if all are equal.
+    pub differing_ms: Option<u64>,
 }
 
 /// One follow stream of one family, seen from the follower.

@@ -33,6 +33,8 @@ pub enum Check {
     Alarms,
     /// Tallies, head and floors agree with the store.
     Ledger,
+    /// §4: after a verify each side has what the other had.
+    VerifiedTrue,
     /// What a node shows is what it holds.
     View,
     /// What is damaged on the wire is refused.
@@ -58,6 +60,7 @@ impl Check {
             Check::ClockSane => "clock-sane",
             Check::Alarms => "alarms",
             Check::Ledger => "ledger",
+            Check::VerifiedTrue => "verified-true",
             Check::View => "view",
             Check::Wire => "wire",
             Check::NoPanic => "no-panic",

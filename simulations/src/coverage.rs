@@ -68,7 +68,16 @@ fn counts(outcome: &Outcome) -> Vec<(&'static str, u64)> {
         ("gossip: news overtaken", stats.news_overtaken),
         ("plan: detour over a neighbour", stats.detours),
         ("plan: mode conflict", stats.mode_conflicts),
-        ("key exempt from convergence", stats.exempt_keys),
+        ("key whose greatest write is nowhere", stats.exempt_keys),
+        ("verify: started", stats.verify.started),
+        ("verify: compared before following", stats.verify.bootstraps),
+        ("verify: equal", stats.verify.equal),
+        ("verify: reconciled", stats.verify.reconciled),
+        ("verify: everything is fetched", stats.verify.everything),
+        ("verify: left to the peer", stats.verify.left_to_peer),
+        ("verify: not done", stats.verify.not_done),
+        ("verify: broken off", stats.verify.broken),
+        ("verify: record crossed", stats.verify.records),
     ];
     counts.extend(FaultKind::NAMES.iter().map(|name| (*name, stats.faults.get(name).copied().unwrap_or(0))));
     counts

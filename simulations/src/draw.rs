@@ -1,6 +1,7 @@
 //! Draws a whole history from a seed: the mixed swarm.
 
 use kinfolk::core::family::Mode;
+use kinfolk::core::verify::VerifyConfig;
 
 use crate::clock::{HOUR, MINUTE, MS, SECOND, Us, YEAR_MS};
 use crate::history::*;
@@ -37,6 +38,7 @@ pub fn mixed(seed: u64) -> History {
             dial_needed: root.fork(21).chance(500),
             warm_start: false,
         },
+        verify: verify(&mut root.fork(30)),
         nodes,
         families,
         writes,
@@ -116,6 +118,18 @@ pub fn timing(rng: &mut Rng) -> Timing {
         idle_say_entries: *rng.pick(&[1, 1, 10, 1_000]),
         window_frames: rng.between(1, 3) as u32,
     }
+}
+
+/// Most runs verify; some show what is lost without, some that it suffices.
+fn verify(rng: &mut Rng) -> Verify {
+    let mode = *rng.pick(&[VerifyMode::On, VerifyMode::On, VerifyMode::On, VerifyMode::Off, VerifyMode::Only]);
+    let times = VerifyConfig {
+        gap_ms: rng.between(500, 3_000),
+        settle_ms: rng.between(100, 1_000),
+        patience_ms: rng.between(3_000, 30_000),
+        served_max: rng.between(1, 4) as usize,
+    };
+    Verify { mode, times }
 }
 
 /// Every node shares most families at the start.

@@ -4,6 +4,7 @@
 //! losses, suspicions) is drawn while the world runs, from the same seed.
 
 use kinfolk::core::family::Mode;
+use kinfolk::core::verify::VerifyConfig;
 
 use crate::clock::Us;
 
@@ -22,6 +23,7 @@ pub struct History {
     pub links: Links,
     pub timing: Timing,
     pub checking: Checking,
+    pub verify: Verify,
     pub writes: Vec<Write>,
     pub faults: Vec<Fault>,
     /// The one fault that is not mended: a bridge, which leaves everyone reachable through someone.
@@ -32,6 +34,36 @@ pub struct History {
     pub converge_within_us: Us,
     /// After convergence every node writes once more, and that must spread as well.
     pub probe: bool,
+}
+
+/// Whether nodes verify, and in what time.
+#[derive(Clone, Copy, Debug)]
+pub struct Verify {
+    pub mode: VerifyMode,
+    pub times: VerifyConfig,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerifyMode {
+    On,
+    /// A follower without a cursor fetches everything, and nothing is repaired.
+    Off,
+    /// After its first copy, what a family gets comes by verifies alone: its streams stay closed.
+    Only,
+}
+
+impl std::str::FromStr for VerifyMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            "only" => Ok(Self::Only),
+            other => Err(format!("'{other}' is none of on, off and only")),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

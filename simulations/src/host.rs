@@ -17,6 +17,7 @@ use crate::judge::Elsewhere;
 use crate::model::DiskModel;
 use crate::sources::Sources;
 use crate::table::Table;
+use crate::verify::Verifying;
 
 pub struct Host {
     pub eid: Eid,
@@ -51,6 +52,7 @@ pub struct CommitFate {
 pub enum Waiting {
     Client,
     Follow { peer: HostId, family: FamilyIx, stream: u64, reopen: bool },
+    Reconcile { stream: u64, opened: bool },
     Nobody,
 }
 
@@ -80,6 +82,7 @@ pub struct Process {
     /// The plan that looks whether patience with one of them has ended.
     pub patience_ends: Us,
     pub head_at_idle: u64,
+    pub verifying: Verifying,
 }
 
 /// The following side of a stream, as the daemon's driver keeps it.

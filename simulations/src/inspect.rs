@@ -13,7 +13,7 @@ use kinfolk::core::view::View;
 
 use crate::check::{Check, Checked, Violation, ensure};
 use crate::clock::{MS, SECOND};
-use crate::history::{BOOKS, FamilyIx, HostId};
+use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::Waiting;
 use crate::membership::components;
 use crate::model::exchanged;
@@ -78,6 +78,11 @@ impl World {
         }
         ensure(ledger.tallies == tallies, Check::Ledger, || {
             format!("node {node} counts {:?}, there are {tallies:?}", ledger.tallies)
+        })?;
+        let process = host.process.as_ref().expect("it is up");
+        let wrong = process.replica.check_sketches().expect("memory reads");
+        ensure(wrong.is_empty(), Check::Ledger, || {
+            format!("node {node}: the sketches of {wrong:?} are not of its disk")
         })?;
         let marks: BTreeMap<_, _> =
             ledger.families.marks().iter().map(|(family, mark)| (family.clone(), mark.mode)).collect();
@@ -178,15 +183,19 @@ impl World {
             for (key, held) in &self.hosts[*host].model.held {
                 if key.path.key_in(name).is_some() && exchanged(key, mode) {
                     let winner = must.entry(key).or_default();
-                    *winner = (*winner).max(held.origin.then_some(held.stamp));
+                    // A verify brings what anyone has, whoever wrote it.
+                    let counts = held.origin || self.history.verify.mode != VerifyMode::Off;
+                    *winner = (*winner).max(counts.then_some(held.stamp));
                 }
             }
         }
         let (mut lags, mut exempt) = (Vec::new(), 0);
         for (key, winner) in must {
             let published = self.acknowledged.published.get(key).copied();
-            let Some(winner) = winner.filter(|winner| published.is_none_or(|top| top <= *winner)) else {
-                exempt += 1;
+            let greatest = winner.is_some_and(|winner| published.is_none_or(|top| top <= winner));
+            exempt += u64::from(!greatest);
+            // What nobody has any more is lost; what somebody has must be everywhere.
+            let Some(winner) = winner.filter(|_| greatest || self.history.verify.mode != VerifyMode::Off) else {
                 continue;
             };
             for host in &sharing {

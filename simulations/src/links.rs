@@ -64,7 +64,7 @@ impl World {
         self.net.set_pair(a, b, Pair { epoch, up: true, connecting: false });
         for (node, peer) in [(a, b), (b, a)] {
             if self.net.believed(node, peer) != 0 {
-                self.forget_connection(node, peer);
+                self.forget_connection(node, peer)?;
             }
             self.net.set_believed(node, peer, epoch);
             self.plan_soon(node);
@@ -109,21 +109,23 @@ impl World {
 
     pub fn on_connection_lost(&mut self, node: HostId, peer: HostId, epoch: u32) -> Checked {
         if self.net.believed(node, peer) == epoch {
-            self.forget_connection(node, peer);
+            self.forget_connection(node, peer)?;
             self.plan_soon(node);
         }
         Ok(())
     }
 
-    fn forget_connection(&mut self, node: HostId, peer: HostId) {
+    fn forget_connection(&mut self, node: HostId, peer: HostId) -> Checked {
         self.net.set_believed(node, peer, 0);
-        let Some(process) = &mut self.hosts[node].process else { return };
+        self.break_sessions_with(node, peer)?;
+        let Some(process) = &mut self.hosts[node].process else { return Ok(()) };
         for family in 0..self.families.len() {
             process.sources.remove(family, peer);
         }
         for (_, follow) in process.follows.of_host_mut(peer) {
             *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
         }
+        Ok(())
     }
 
     pub fn drop_connections_of(&mut self, node: HostId) {
@@ -290,6 +292,7 @@ impl World {
                 protocol_version: 1,
                 version: String::new(),
                 families: (*heard.families).clone(),
+                roots: Default::default(),
                 head: 0,
                 unreached: (*heard.unreached).clone(),
                 live,

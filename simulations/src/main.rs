@@ -13,7 +13,8 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use simulations::check::Check;
 use simulations::clock::SECOND;
-use simulations::history::History;
+use simulations::history::{History, VerifyMode};
+use simulations::page::Subject;
 use simulations::run::run;
 use simulations::shrink::{Kept, shrink, told};
 use simulations::swarm::Swarm;
@@ -46,6 +47,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// Whether nodes verify: on, off, or only (streams bring the first copy of a family, verifies all else).
+    #[arg(long, value_name = "MODE", conflicts_with = "swarm")]
+    verify: Option<VerifyMode>,
     /// Loss between sites, in per cent, instead of the scenario's.
     #[arg(long, value_name = "PER_CENT", requires = "scenario")]
     loss: Option<u64>,
@@ -58,6 +62,9 @@ struct Arguments {
     /// Run this many seeds of the edge world: nodes with attached Asterisks.
     #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
     edge: Option<u64>,
+    /// Run one key and two writers with a crash of either side at every step.
+    #[arg(long, conflicts_with_all = ["swarm", "scenario", "edge"])]
+    edge_steps: bool,
     /// End a swarm after this many minutes, passed or not run.
     #[arg(long, default_value_t = 10)]
     minutes: u64,
@@ -88,6 +95,9 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    if arguments.edge_steps {
+        return edge_steps();
+    }
     if let Some(seeds) = arguments.edge {
         return edge_swarm(&arguments, seeds);
     }
@@ -97,11 +107,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The history to run, and the arguments that name it.
-fn history(arguments: &Arguments) -> Result<(History, String), String> {
+/// The history to run, and what is told of it: with the arguments that name it.
+fn history(arguments: &Arguments) -> Result<(History, Subject), String> {
     let Some(name) = &arguments.scenario else {
         let seed = arguments.seed.unwrap_or(1);
-        return Ok((draw::mixed(seed), format!("--seed {seed}")));
+        let (title, about) = (format!("Seed {seed}"), "A cluster and its misfortunes, drawn from a seed.".to_owned());
+        return Ok((draw::mixed(seed), Subject { title, about, sites: Vec::new(), replay: format!("--seed {seed}") }));
     };
     let included = scenario::INCLUDED.iter().find(|(included, _)| included == name);
     let text = match included {
@@ -116,11 +127,12 @@ fn history(arguments: &Arguments) -> Result<(History, String), String> {
         history.links.far_loss_per_mille = per_cent * 10;
         replay += &format!(" --loss {per_cent}");
     }
-    Ok((history, replay))
+    let (about, sites) = scenario::told(&text);
+    Ok((history, Subject { title: name.clone(), about, sites, replay }))
 }
 
 fn one(arguments: &Arguments) -> ExitCode {
-    let (whole, mut replay) = match history(arguments) {
+    let (whole, mut subject) = match history(arguments) {
         Ok(found) => found,
         Err(error) => {
             eprintln!("{error}");
@@ -130,9 +142,13 @@ fn one(arguments: &Arguments) -> ExitCode {
     println!("seed: {}", whole.seed);
     let kept = arguments.keep.clone().unwrap_or_else(|| Kept::all(&whole));
     if arguments.keep.is_some() {
-        replay += &format!(" --keep '{kept}'");
+        subject.replay += &format!(" --keep '{kept}'");
     }
-    let history = kept.of(&whole);
+    let mut history = kept.of(&whole);
+    if let Some(mode) = arguments.verify {
+        history.verify.mode = mode;
+        subject.replay += &format!(" --verify {}", format!("{mode:?}").to_lowercase());
+    }
     let started = Instant::now();
     let (bar, end_us) = (progress_bar(history.heal_at_us / SECOND, "s of virtual time"), history.heal_at_us);
     let mut pace = Pace::new(&history);
@@ -146,7 +162,7 @@ fn one(arguments: &Arguments) -> ExitCode {
         print!("{}", world.spread_table());
     }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
-        if let Err(error) = std::fs::write(file, page::page(&replay, &outcome, world)) {
+        if let Err(error) = std::fs::write(file, page::page(&subject, &outcome, world)) {
             eprintln!("{} cannot be written: {error}", file.display());
             return ExitCode::from(2);
         }
@@ -155,10 +171,10 @@ fn one(arguments: &Arguments) -> ExitCode {
     if let Some(violation) = &outcome.violation {
         println!("violated: {violation}");
         if arguments.keep.is_none() {
-            tell_shortest(&whole, violation.check, &replay);
+            tell_shortest(&whole, violation.check, &subject.replay);
         }
         println!("commit: {}", commit());
-        println!("replay: cargo run --release -p simulations -- {replay}");
+        println!("replay: cargo run --release -p simulations -- {}", subject.replay);
     }
     println!("trace: {:016x}", outcome.trace);
     if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -222,6 +238,21 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     println!("trace: {:016x}", found.trace);
     let good = found.failures.is_empty() && holes.is_empty() && runs == seeds;
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn edge_steps() -> ExitCode {
+    println!("seed: 1");
+    let started = Instant::now();
+    let result = edge::steps::everything();
+    match &result {
+        Ok(runs) => println!("{runs} crashes in {:.1} s, each check held", started.elapsed().as_secs_f64()),
+        Err((what, violation)) => {
+            println!("violated: {what}: {violation}");
+            println!("replay: cargo run --release -p simulations -- --edge-steps");
+        }
+    }
+    println!("trace: {:016x}", edge::run(edge::steps::quiet_pair(20, vec![(12_000, edge::steps::put(0))])).trace);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn edge_swarm(arguments: &Arguments, seeds: u64) -> ExitCode {

@@ -23,6 +23,8 @@ pub struct Frame {
     pub family: u32,
     /// From the source of the stream to its follower.
     pub from_source: bool,
+    /// Of a reconcile: from the side that answers if `from_source`.
+    pub reconcile: bool,
     /// Followers that are equally far are sent the same bytes.
     pub bytes: Arc<[u8]>,
     /// The damage is our own: the receiver must refuse it.

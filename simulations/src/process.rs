@@ -24,6 +24,7 @@ use crate::rng::mix;
 use crate::sources::Sources;
 use crate::spread;
 use crate::table::Table;
+use crate::verify::Verifying;
 use crate::world::{Event, World};
 
 /// How many inputs one batch takes.
@@ -62,6 +63,7 @@ impl World {
             unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
+            verifying: Verifying::new(self.history.verify.times),
         });
         self.disk_equals_model(node)?;
         self.clock_is_sane(node, self.greatest_near(node))?;
@@ -220,6 +222,10 @@ impl World {
                     let applied = matches!(outcome, Outcome::Applied(_));
                     self.on_applied(node, peer, family, stream, applied, reopen)?;
                 }
+                Waiting::Reconcile { stream, opened } => {
+                    let applied = matches!(outcome, Outcome::Applied(_));
+                    self.on_reconcile_applied(node, stream, opened, applied)?;
+                }
                 Waiting::Client => match outcome {
                     Outcome::Refused(_) => self.stats.refused += 1,
                     _ => self.stats.writes += 1,
@@ -231,6 +237,9 @@ impl World {
             self.end_streams_of_changed_marks(node);
             self.tell(node);
             self.plan_soon(node);
+        }
+        if !committed.touched.is_empty() || committed.marks_changed {
+            self.roots_changed(node);
         }
         for (family, classes) in &committed.touched {
             if let Some(ix) = self.family_ix.get(family).copied() {
@@ -273,6 +282,7 @@ impl World {
                 Waiting::Follow { peer, family, stream, .. } => {
                     self.on_applied(node, peer, family, stream, false, false)?
                 }
+                Waiting::Reconcile { stream, opened } => self.on_reconcile_applied(node, stream, opened, false)?,
                 Waiting::Client => self.stats.unanswered += 1,
                 Waiting::Nobody => {}
             }
@@ -283,6 +293,7 @@ impl World {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         process.elsewhere_told.clear();
         self.plan_soon(node);
+        self.roots_changed(node);
         // And so may records: nobody was told to wake the followers.
         for family in 0..self.families.len() {
             self.wake_sources(node, family, Classes::ALL)?;

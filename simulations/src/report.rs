@@ -36,6 +36,19 @@ pub fn rows(outcome: &Outcome) -> Vec<(&'static str, String)> {
         ("bytes", outcome.bytes.to_string()),
         ("equal after the mending", after(stats.converged_after_us)),
         ("equal after one more write each", after(stats.probe_converged_after_us)),
-        ("keys exempt (their winner died)", stats.exempt_keys.to_string()),
+        ("keys whose greatest write is lost", stats.exempt_keys.to_string()),
+        ("verifies", format!("{} started, {} before following", stats.verify.started, stats.verify.bootstraps)),
+        (
+            "their ends",
+            format!(
+                "{} equal, {} reconciled, {} fetched whole, {} not done, {} broke off",
+                stats.verify.equal,
+                stats.verify.reconciled,
+                stats.verify.everything + stats.verify.left_to_peer,
+                stats.verify.not_done,
+                stats.verify.broken
+            ),
+        ),
+        ("their cost", format!("{} bytes, {} records crossed", stats.verify.bytes, stats.verify.records)),
     ]
 }

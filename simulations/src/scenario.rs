@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use kinfolk::core::family::Mode;
 use kinfolk::core::path::Family;
+use kinfolk::core::verify::VerifyConfig;
 use serde::Deserialize;
 
 use crate::clock::{MS, SECOND, Us};
@@ -17,6 +18,7 @@ use crate::rng::Rng;
 /// Scenarios that come with the program.
 pub const INCLUDED: &[(&str, &str)] = &[
     ("split-brain", include_str!("../scenarios/split-brain.toml")),
+    ("bad-day", include_str!("../scenarios/bad-day.toml")),
     ("one-way-wan", include_str!("../scenarios/one-way-wan.toml")),
     ("flapping-site", include_str!("../scenarios/flapping-site.toml")),
     ("rolling-restart", include_str!("../scenarios/rolling-restart.toml")),
@@ -26,6 +28,8 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("mass-join", include_str!("../scenarios/mass-join.toml")),
     ("thousand-nodes", include_str!("../scenarios/thousand-nodes.toml")),
     ("thousand-nodes-idle", include_str!("../scenarios/thousand-nodes-idle.toml")),
+    ("dead-origin", include_str!("../scenarios/dead-origin.toml")),
+    ("verify-load", include_str!("../scenarios/verify-load.toml")),
     ("ten-sites", include_str!("../scenarios/ten-sites.toml")),
     ("hundred-sites", include_str!("../scenarios/hundred-sites.toml")),
     ("hundred-sites-calm", include_str!("../scenarios/hundred-sites-calm.toml")),
@@ -37,10 +41,12 @@ pub const INCLUDED: &[(&str, &str)] = &[
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[expect(dead_code, reason = "for the reader of the file")]
     about: String,
     #[serde(default = "one")]
     seed: u64,
+    /// `on`, `off` or `only`.
+    #[serde(default = "verify_on")]
+    verify: VerifyMode,
     duration_s: u64,
     #[serde(default = "three_minutes")]
     converge_within_s: u64,
@@ -168,6 +174,9 @@ impl Default for ChecksFile {
     }
 }
 
+fn verify_on() -> VerifyMode {
+    VerifyMode::On
+}
 fn one() -> u64 {
     1
 }
@@ -200,6 +209,13 @@ pub enum ScenarioError {
     Needs { at: usize, kind: String, needs: &'static str },
     #[error("there are writes but no family")]
     NoFamily,
+}
+
+/// What a scenario says of itself, and the names of its sites in the order of their numbers. Nothing, if it is none.
+pub fn told(text: &str) -> (String, Vec<String>) {
+    let Ok(file) = toml::from_str::<File>(text) else { return Default::default() };
+    let sites = file.sites.into_iter().flat_map(copies).collect::<BTreeMap<_, _>>();
+    (file.about, sites.into_keys().collect())
 }
 
 /// The history that a scenario describes, and the seed it names unless another is given.
@@ -241,6 +257,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
             spread: file.checks.spread,
             warm_start: file.checks.warm_start,
         },
+        verify: Verify { mode: file.verify, times: VerifyConfig::default() },
         writes: writes(&file, &families, nodes.len(), &mut root.fork(2))?,
         nodes,
         families,

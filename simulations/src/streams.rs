@@ -15,7 +15,7 @@ use kinfolk::core::topology::{self, Me};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
-use crate::history::{BOOKS, FamilyIx, HostId};
+use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
 use crate::model::exchanged;
 use crate::network::Frame;
@@ -62,11 +62,12 @@ impl World {
                 wanted.insert((peer, *ix), classes);
             }
         }
-        self.follow_these(node, &wanted);
+        self.follow_these(node, &wanted)?;
+        self.roots_changed(node);
         Ok(())
     }
 
-    fn follow_these(&mut self, node: HostId, wanted: &BTreeMap<(HostId, FamilyIx), Classes>) {
+    fn follow_these(&mut self, node: HostId, wanted: &BTreeMap<(HostId, FamilyIx), Classes>) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         process.follows.retain(|at, follow| wanted.get(&at) == Some(&follow.wanted));
         let mut fresh = Vec::new();
@@ -85,23 +86,42 @@ impl World {
             }
         }
         for (peer, family) in fresh {
-            self.open_stream(node, peer, family);
+            self.open_stream(node, peer, family)?;
         }
+        Ok(())
     }
 
     // ---- the following side ---------------------------------------------------------------------
 
     /// A follower from the durable cursor, and its first request.
-    fn open_stream(&mut self, node: HostId, peer: HostId, family: FamilyIx) {
+    fn open_stream(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
         let (name, source) = (self.families[family].0.clone(), self.hosts[peer].eid);
         let crossing = !self.near(node, peer);
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return };
-        let Some(follow) = process.follows.get_mut(family, peer) else { return };
+        let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return Ok(()) };
+        let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(()) };
         let read = process.replica.read().expect("memory reads");
         let follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
         follow.follower = Some(follower);
-        self.request(node, peer, family);
+        self.ask(node, peer, family)
+    }
+
+    /// Asks for entries, or compares first.
+    fn ask(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
+        if self.compare_first(node, peer, family)? {
+            return Ok(());
+        }
+        let only_verified = self.history.verify.mode == VerifyMode::Only && family != BOOKS;
+        let process = self.hosts[node].process.as_mut().expect("it is up");
+        let follow = process.follows.get_mut(family, peer).expect("it is being followed");
+        // Where everything is wanted, the first copy has no end to be seen: that stream stays.
+        let begun = follow.follower.as_ref().is_some_and(|follower| follower.cursor_seq() > 0);
+        if only_verified && begun && !follow.is_fetching() {
+            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+        } else {
+            self.request(node, peer, family);
+        }
+        Ok(())
     }
 
     fn request(&mut self, node: HostId, peer: HostId, family: FamilyIx) {
@@ -126,6 +146,7 @@ impl World {
             place: 0,
             family: family as u32,
             from_source: false,
+            reconcile: false,
             bytes,
             damaged: false,
         };
@@ -153,7 +174,7 @@ impl World {
         let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(()) };
         follow.retry_due = false;
         if connected && follow.stream == 0 && !follow.gave_up {
-            self.open_stream(node, peer, family);
+            self.open_stream(node, peer, family)?;
         }
         Ok(())
     }
@@ -243,7 +264,7 @@ impl World {
         Ok(())
     }
 
-    fn act(&mut self, node: HostId, peer: HostId, family: FamilyIx, next: Next) -> Checked {
+    pub fn act(&mut self, node: HostId, peer: HostId, family: FamilyIx, next: Next) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let follow = process.follows.get_mut(family, peer).expect("checked by the caller");
         let (apply, reopen) = match next {
@@ -252,8 +273,7 @@ impl World {
             Next::ApplyThenReopen(apply) => (apply, true),
             Next::Reopen => {
                 self.stats.compares += 1;
-                self.request(node, peer, family);
-                return Ok(());
+                return self.ask(node, peer, family);
             }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
@@ -296,8 +316,7 @@ impl World {
             return Ok(());
         }
         if reopen {
-            self.request(node, peer, family);
-            return Ok(());
+            return self.ask(node, peer, family);
         }
         self.take_waiting(node, peer, family, stream)
     }
@@ -359,6 +378,7 @@ impl World {
             place,
             family: family as u32,
             from_source: true,
+            reconcile: false,
             bytes,
             damaged: false,
         };
@@ -475,6 +495,9 @@ impl World {
         }
         self.traced(frame.stream ^ (frame.bytes.len() as u64) << 32 ^ xxhash_rust::xxh3::xxh3_64(&frame.bytes));
         ensure(frame.bytes.len() <= HEADER_BYTES + FRAME_MAX_BYTES, Check::Bounded, || "a frame is too long".into())?;
+        if frame.reconcile {
+            return self.on_reconcile_frame(frame);
+        }
         if frame.from_source { self.on_frame_from_source(frame) } else { self.on_request(frame) }
     }
 

@@ -22,28 +22,94 @@ use crate::membership::Membership;
 use crate::model::{Acknowledged, DiskModel};
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
+use crate::reconcile::Compared;
 use crate::rng::{Rng, mix};
 use crate::spread::Spread;
+use crate::verify::VerifyStats;
 
 #[derive(Debug)]
 pub enum Event {
     Frame(Frame),
-    Commit { node: HostId, incarnation: u32 },
-    Plan { node: HostId, incarnation: u32 },
-    Retry { node: HostId, incarnation: u32, peer: HostId, family: FamilyIx },
-    StreamEnded { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
-    SourceReady { node: HostId, peer: HostId, family: FamilyIx, stream: u64 },
-    Idle { node: HostId, incarnation: u32 },
-    Connected { a: HostId, b: HostId },
-    ConnectionLost { node: HostId, peer: HostId, epoch: u32 },
-    LinkTimeout { a: HostId, b: HostId, epoch: u32 },
-    View { observer: HostId, subject: HostId, live: bool },
-    Heard { observer: HostId, subject: HostId, version: u32 },
-    Write { index: usize },
-    Fault { index: usize },
-    FaultEnds { index: usize },
-    Flap { index: usize },
-    Start { node: HostId, incarnation: u32 },
+    Commit {
+        node: HostId,
+        incarnation: u32,
+    },
+    Plan {
+        node: HostId,
+        incarnation: u32,
+    },
+    Retry {
+        node: HostId,
+        incarnation: u32,
+        peer: HostId,
+        family: FamilyIx,
+    },
+    StreamEnded {
+        node: HostId,
+        peer: HostId,
+        family: FamilyIx,
+        stream: u64,
+    },
+    SourceReady {
+        node: HostId,
+        peer: HostId,
+        family: FamilyIx,
+        stream: u64,
+    },
+    Idle {
+        node: HostId,
+        incarnation: u32,
+    },
+    /// A look at the roots that were heard.
+    Look {
+        node: HostId,
+        incarnation: u32,
+    },
+    ReconcileOver {
+        node: HostId,
+        stream: u64,
+        opened: bool,
+    },
+    Connected {
+        a: HostId,
+        b: HostId,
+    },
+    ConnectionLost {
+        node: HostId,
+        peer: HostId,
+        epoch: u32,
+    },
+    LinkTimeout {
+        a: HostId,
+        b: HostId,
+        epoch: u32,
+    },
+    View {
+        observer: HostId,
+        subject: HostId,
+        live: bool,
+    },
+    Heard {
+        observer: HostId,
+        subject: HostId,
+        version: u32,
+    },
+    Write {
+        index: usize,
+    },
+    Fault {
+        index: usize,
+    },
+    FaultEnds {
+        index: usize,
+    },
+    Flap {
+        index: usize,
+    },
+    Start {
+        node: HostId,
+        incarnation: u32,
+    },
     Topology,
     Sweep,
     Heal,
@@ -72,6 +138,7 @@ pub struct Stats {
     pub detours: u64,
     pub faults: BTreeMap<&'static str, u64>,
     pub exempt_keys: u64,
+    pub verify: VerifyStats,
     pub converged_after_us: Option<Us>,
     pub probe_converged_after_us: Option<Us>,
     /// By family: moment and how many (node, key) pairs lag behind the winner.
@@ -119,6 +186,8 @@ pub struct World {
     pub decoder: Decoder,
     /// The topology is looked at later in this instant.
     pub topology_due: bool,
+    /// What both sides of the reconciles under way held, by stream.
+    pub compared: BTreeMap<u64, Compared>,
     /// A violation seen where none could be returned.
     pub broken: Option<crate::check::Violation>,
 }
@@ -166,6 +235,7 @@ impl World {
             encoded: None,
             decoder: Decoder::default(),
             topology_due: false,
+            compared: BTreeMap::new(),
             broken: None,
             history,
         };
@@ -241,6 +311,8 @@ impl World {
             Event::StreamEnded { node, peer, family, stream } => self.on_stream_ended(node, peer, family, stream),
             Event::SourceReady { node, peer, family, stream } => self.on_source_ready(node, peer, family, stream),
             Event::Idle { node, incarnation } => self.if_current(node, incarnation, Self::on_idle),
+            Event::Look { node, incarnation } => self.if_current(node, incarnation, Self::on_look),
+            Event::ReconcileOver { node, stream, opened } => self.on_reconcile_over(node, stream, opened),
             Event::Connected { a, b } => self.on_connected(a, b),
             Event::ConnectionLost { node, peer, epoch } => self.on_connection_lost(node, peer, epoch),
             Event::LinkTimeout { a, b, epoch } => self.on_link_timeout(a, b, epoch),
@@ -264,7 +336,7 @@ impl World {
             Event::Frame(frame) => frame.to as HostId,
             Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
             Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
-            Event::ConnectionLost { node, .. } => *node,
+            Event::ConnectionLost { node, .. } | Event::Look { node, .. } | Event::ReconcileOver { node, .. } => *node,
             Event::View { observer, .. } | Event::Heard { observer, .. } => *observer,
             Event::Write { index } => self.history.writes[*index].node,
             _ => return None,

@@ -108,13 +108,32 @@ fn parameters(value: &str) -> Result<Parameters<'_>, DigestError> {
     let mut found = BTreeMap::new();
     for piece in split(rest, ',').filter(|piece| !piece.trim().is_empty()) {
         let (name, value) = parameter_of(piece);
-        let value = value.ok_or(DigestError::Parameter)?;
+        let value = value.filter(|value| is_value(value)).ok_or(DigestError::Parameter)?;
         // Two of one name contradict each other: which of them was signed?
         if found.insert(name.to_ascii_lowercase(), value).is_some() {
             return Err(DigestError::Parameter);
         }
     }
     Ok(found)
+}
+
+/// A token, or a quoted string that ends where the value ends.
+fn is_value(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('"') else { return !text.contains('"') };
+    let mut escaped = false;
+    let end = inner.char_indices().find(|(_, c)| {
+        let ends = *c == '"' && !escaped;
+        escaped = *c == '\\' && !escaped;
+        ends
+    });
+    end.is_some_and(|(at, _)| at + 1 == inner.len())
+}
+
+/// The digits of a hash.
+fn hash_digits(found: &Parameters<'_>) -> Result<String, DigestError> {
+    let digits = wanted(found, "response")?.to_ascii_lowercase();
+    let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    valid.then_some(digits).ok_or(DigestError::Parameter)
 }
 
 fn text(found: &Parameters<'_>, name: &str) -> Option<String> {
@@ -200,7 +219,7 @@ impl Authorization {
             realm: wanted(&found, "realm")?,
             nonce: wanted(&found, "nonce")?,
             uri: wanted(&found, "uri")?,
-            response: wanted(&found, "response")?.to_ascii_lowercase(),
+            response: hash_digits(&found)?,
             algorithm: algorithm(&found)?,
             opaque: text(&found, "opaque"),
             qop,

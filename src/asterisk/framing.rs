@@ -14,6 +14,8 @@ pub struct Framer {
     searched: usize,
     /// Where the body begins, once that is known.
     body_at: Option<usize>,
+    /// Where the message ends, once that is known: the headers are read once, however slowly a body comes.
+    end: Option<usize>,
 }
 
 impl Framer {
@@ -35,17 +37,20 @@ impl Framer {
                 Ok(None)
             };
         };
-        // Without a length nobody knows where the message ends: on a stream it must be there.
-        let length = length_in(&self.kept[..body_at]).ok_or(MessageError::ContentLength)?;
-        let end = body_at + length;
+        let end = match self.end {
+            Some(end) => end,
+            // Without a length nobody knows where the message ends: on a stream it must be there.
+            None => body_at + length_in(&self.kept[..body_at]).ok_or(MessageError::ContentLength)?,
+        };
         if end > MESSAGE_MAX_BYTES {
             return Err(MessageError::TooLong(end));
         }
+        self.end = Some(end);
         if self.kept.len() < end {
             return Ok(None);
         }
         let rest = self.kept.split_off(end);
-        (self.searched, self.body_at) = (0, None);
+        (self.searched, self.body_at, self.end) = (0, None, None);
         Ok(Some(std::mem::replace(&mut self.kept, rest)))
     }
 

@@ -17,10 +17,11 @@ pub struct Via<'a> {
 pub fn via(value: &str) -> Option<Via<'_>> {
     let first = split(value, ',').next()?;
     let mut parts = split(first, ';');
-    let (protocol, sent_by) = parts.next()?.trim().split_once([' ', '\t'])?;
-    let mut pieces = protocol.split('/').map(str::trim);
-    let (name, version, transport) = (pieces.next()?, pieces.next()?, pieces.next()?);
-    if !name.eq_ignore_ascii_case("SIP") || version != "2.0" || pieces.next().is_some() || transport.is_empty() {
+    // Blanks may stand around the slashes (RFC 4475 section 3.1.1.1).
+    let (name, rest) = parts.next()?.split_once('/')?;
+    let (version, rest) = rest.split_once('/')?;
+    let (transport, sent_by) = rest.trim().split_once([' ', '\t'])?;
+    if !name.trim().eq_ignore_ascii_case("SIP") || version.trim() != "2.0" {
         return None;
     }
     let mut via = Via { transport, sent_by: sent_by.trim(), branch: None, rport: false };

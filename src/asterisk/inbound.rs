@@ -170,12 +170,14 @@ pub fn standing(last: &Inbound, publish: &Publish, now: Moment) -> Standing {
         let current = last.etag.as_ref() == Some(etag) && now <= last.expires_at.saturating_add(GRACE_MS);
         return if current { Standing::Continues } else { Standing::Stale { told: true } };
     }
-    if publish.body.is_none() && !last.told_stale {
+    // A patched Asterisk sends the same body again after a 412, under a new Call-ID.
+    let follows_412 = last.told_stale == Some(publish.body_hash);
+    if publish.body.is_none() && !follows_412 {
         return if publish.expires_s == 0 { Standing::Stale { told: true } } else { Standing::Empty };
     }
     let first = last.call_id.is_empty();
-    let restarted = !first && !same_call && !last.told_stale;
-    let resent = publish.body_hash == last.body_hash && publish.body_hash != 0 && (same_call || last.told_stale);
+    let restarted = !first && !same_call && !follows_412;
+    let resent = publish.body_hash == last.body_hash && publish.body_hash != 0 && (same_call || follows_412);
     Standing::Begins {
         restarted: restarted && !mutant!(RestartIgnored),
         repeated: resent && !mutant!(SameBodyWrittenAgain),

@@ -36,3 +36,12 @@ pub mod rows;
 pub mod settings;
 pub mod transaction;
 pub mod update;
+
+#[cfg(test)]
+mod adapter_test;
+#[cfg(test)]
+mod body_test;
+#[cfg(test)]
+mod digest_test;
+#[cfg(test)]
+mod message_test;

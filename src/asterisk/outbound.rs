@@ -187,14 +187,14 @@ impl Publication {
             423 => self.too_brief(response, ids, now),
             _ => {
                 let text = format!("{} {}", response.status, response.reason);
-                self.failed(text, now)
+                self.refused(text, now)
             }
         }
     }
 
     fn accepted(&mut self, response: &Response, now: Moment) -> Answered {
         let Some(etag) = response.headers.only("SIP-ETag").filter(|etag| !etag.is_empty()) else {
-            return self.failed("200 without SIP-ETag".into(), now);
+            return self.refused("200 without SIP-ETag".into(), now);
         };
         self.sending = None;
         (self.failures, self.not_before) = (0, now);
@@ -215,10 +215,10 @@ impl Publication {
             }
             Some(_) if self.credentials.is_some() => {
                 self.challenge = None;
-                self.failed("the Asterisk does not take the credentials".into(), now)
+                self.refused("the Asterisk does not take the credentials".into(), now)
             }
             _ => {
-                self.failed("the Asterisk asks for credentials that are not configured, or not known here".into(), now)
+                self.refused("the Asterisk asks for credentials that are not configured, or not known here".into(), now)
             }
         }
     }
@@ -230,7 +230,7 @@ impl Publication {
                 self.expires_s = least;
                 Answered::Again(self.resend(ids, now))
             }
-            _ => self.failed("423 without a Min-Expires to follow".into(), now),
+            _ => self.refused("423 without a Min-Expires to follow".into(), now),
         }
     }
 
@@ -244,11 +244,15 @@ impl Publication {
     }
 
     /// What is under way has failed: the next request waits, longer with each failure.
-    pub fn failed(&mut self, text: String, now: Moment) -> Answered {
+    pub fn failed(&mut self, now: Moment) {
         self.abandon();
         self.failures = self.failures.saturating_add(1);
         let pause = self.times.retry_min_ms.saturating_mul(1 << (self.failures - 1).min(16));
         self.not_before = now + pause.min(self.times.retry_max_ms);
+    }
+
+    fn refused(&mut self, text: String, now: Moment) -> Answered {
+        self.failed(now);
         Answered::Failed(text)
     }
 
@@ -257,8 +261,8 @@ impl Publication {
         self.sending.as_ref().filter(|_| self.kept.is_none()).map(|sending| sending.client.due())
     }
 
-    /// Looks at the request under way: its repetition, or what became of it.
-    pub fn on_timer(&mut self, now: Moment) -> Option<Result<Vec<u8>, Answered>> {
+    /// Looks at the request under way: its repetition, or why it failed.
+    pub fn on_timer(&mut self, now: Moment) -> Option<Result<Vec<u8>, String>> {
         if self.kept.is_some() {
             return None;
         }
@@ -266,7 +270,10 @@ impl Publication {
         match sending.client.step(now) {
             ClientStep::Wait => None,
             ClientStep::Repeat => Some(Ok(sending.client.bytes().to_vec())),
-            ClientStep::TimedOut => Some(Err(self.failed("no answer for 32 s".into(), now))),
+            ClientStep::TimedOut => {
+                self.failed(now);
+                Some(Err("no answer for 32 s".into()))
+            }
         }
     }
 }

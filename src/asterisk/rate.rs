@@ -22,7 +22,31 @@ impl Rate {
         let came = now.saturating_sub(self.at).min(60_000) * self.per_s;
         self.at = self.at.max(now);
         self.thousandths = (self.thousandths + came as i64).min(full);
-        self.thousandths -= count.min(1 << 40) as i64 * 1_000;
+        let spent = count.min(1 << 40) as i64 * 1_000;
+        self.thousandths = self.thousandths.saturating_sub(spent);
         if self.thousandths >= 0 { 0 } else { self.thousandths.unsigned_abs().div_ceil(self.per_s) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_is_free_and_what_is_more_waits_for_its_time() {
+        let mut rate = Rate::new(10);
+        assert_eq!(rate.take(10, 0), 0);
+        assert_eq!(rate.take(1, 0), 100);
+        assert_eq!(rate.take(5, 0), 600, "those before it are waited for as well");
+        assert_eq!(rate.take(0, 600), 0);
+        assert_eq!(rate.take(1, 10_000), 0);
+    }
+
+    #[test]
+    fn no_count_and_no_time_makes_it_overflow() {
+        let mut rate = Rate::new(u32::MAX);
+        for (count, now) in [(u64::MAX, 0), (u64::MAX, u64::MAX), (0, 0), (u64::MAX, u64::MAX)] {
+            let _ = rate.take(count, now);
+        }
     }
 }

@@ -42,8 +42,8 @@ pub struct Inbound {
     pub call_id: String,
     pub cseq: u32,
     pub body_hash: u64,
-    /// It was answered 412 since: a new Call-ID is no restart.
-    pub told_stale: bool,
+    /// It was answered 412 since, to a body of this hash: the same body under a new Call-ID is no restart.
+    pub told_stale: Option<u64>,
 }
 
 /// How far a family's feed has been sent.
@@ -136,4 +136,70 @@ pub fn link_row(eid: Eid, link: &Link) -> Row {
 
 pub fn shadow_row(eid: Eid, record: &RecordKey, shadow: &Shadow) -> Row {
     (shadow_key(eid, record), Some(codec::encode_row(shadow)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::path::Path;
+
+    const EID: Eid = Eid::new([2, 0, 0, 0, 0, 1]);
+
+    fn hex(bytes: &[u8]) -> String {
+        super::super::digest::hex(bytes)
+    }
+
+    #[test]
+    fn rows_keep_their_form() {
+        let record = RecordKey::plain(Path::new("/foo/k").expect("a path"));
+        let shadow = Shadow {
+            agreed: Agreed::Value(7),
+            owed: true,
+            sent: false,
+            unsure: true,
+            epoch: 1,
+            lineage: 2,
+            asks: 3,
+            past: vec![Agreed::Absent, Agreed::Value(7)],
+        };
+        let (key, row) = shadow_row(EID, &record, &shadow);
+        assert_eq!(hex(&key), "7369702f0200000000012f6b65792f2f666f6f2f6b00");
+        assert_eq!(
+            hex(&row.expect("a row")),
+            "01020000000700000000000000010001010000000200000003000000020000000000000001000000020000000700000000000000"
+        );
+        let link = Link {
+            inbound: Inbound {
+                etag: Some("e".into()),
+                expires_at: 5,
+                expires_s: 6,
+                call_id: "c".into(),
+                cseq: 7,
+                body_hash: 8,
+                told_stale: Some(9),
+            },
+            etag: None,
+            epoch: 1,
+            lineage: 2,
+            asks: 3,
+            cursors: BTreeMap::from([(Family::new("foo").expect("a family"), FeedCursor { since: 1, seq: 2 })]),
+        };
+        let (key, row) = link_row(EID, &link);
+        assert_eq!(hex(&key), "7369702f0200000000012f6c696e6b");
+        assert_eq!(
+            hex(&row.expect("a row")),
+            "0101010000000000000065050000000000000006000000010000000000000063070000000800000000000000010900000000000000\
+             000100000002000000030000000100000000000000030000000000000066\
+             6f6f01000000000000000200000000000000"
+        );
+    }
+
+    #[test]
+    fn the_last_values_of_a_key_are_known_each_once() {
+        let mut shadow = Shadow::default();
+        for value in [1, 2, 1, 3, 4, 5] {
+            shadow.held(Agreed::Value(value));
+        }
+        assert_eq!(shadow.past, [Agreed::Value(1), Agreed::Value(3), Agreed::Value(4), Agreed::Value(5)]);
+    }
 }

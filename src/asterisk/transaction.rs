@@ -196,3 +196,91 @@ impl Servers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(via: &str, cseq: &str) -> Headers {
+        Headers::default().with("Via", via).with("CSeq", cseq)
+    }
+
+    fn key(branch: &str) -> ServerKey {
+        let via = format!("SIP/2.0/UDP 10.0.0.1:5060;branch={branch}");
+        ServerKey::of(&headers(&via, "1 PUBLISH"), "PUBLISH").expect("a branch of RFC 3261")
+    }
+
+    /// RFC 3261 section 17.1.2.2: after 0.5, 1.5, 3.5, 7.5 s, then every 4 s, and 32 s is the end.
+    #[test]
+    fn a_request_is_repeated_at_growing_pauses_and_given_up() {
+        let mut client = Client::new("z9hG4bKa".into(), Vec::new(), Transport::Udp, 0);
+        let mut repeated = Vec::new();
+        let given_up = loop {
+            let now = client.due();
+            assert_eq!(client.step(now - 1), ClientStep::Wait);
+            match client.step(now) {
+                ClientStep::Repeat => repeated.push(now),
+                ClientStep::TimedOut => break now,
+                ClientStep::Wait => panic!("it was due"),
+            }
+        };
+        assert_eq!(repeated, [500, 1_500, 3_500, 7_500, 11_500, 15_500, 19_500, 23_500, 27_500, 31_500]);
+        assert_eq!(given_up, 32_000);
+    }
+
+    #[test]
+    fn on_a_reliable_transport_nothing_is_repeated() {
+        let mut client = Client::new("z9hG4bKa".into(), Vec::new(), Transport::Tcp, 0);
+        assert_eq!(client.due(), 32_000);
+        assert_eq!(client.step(32_000), ClientStep::TimedOut);
+    }
+
+    #[test]
+    fn after_a_provisional_answer_it_is_repeated_every_4_s() {
+        let mut client = Client::new("z9hG4bKa".into(), Vec::new(), Transport::Udp, 0);
+        client.provisional();
+        assert_eq!(client.step(500), ClientStep::Repeat);
+        assert_eq!(client.due(), 4_500);
+    }
+
+    #[test]
+    fn an_answer_belongs_to_the_request_of_its_branch_and_method() {
+        let client = Client::new("z9hG4bKa".into(), Vec::new(), Transport::Udp, 0);
+        assert!(client.answered_by(&headers("SIP/2.0/UDP a;branch=z9hG4bKa;rport=1;received=1.2.3.4", "1 PUBLISH")));
+        assert!(!client.answered_by(&headers("SIP/2.0/UDP a;branch=z9hG4bKb", "1 PUBLISH")));
+        assert!(!client.answered_by(&headers("SIP/2.0/UDP a;branch=z9hG4bKa", "1 OPTIONS")));
+        assert!(!client.answered_by(&Headers::default()));
+    }
+
+    #[test]
+    fn a_repeated_request_is_handled_once_and_answered_alike() {
+        let mut servers = Servers::new(10);
+        let key = key("z9hG4bKa");
+        assert_eq!(servers.arrive(&key, 0), Arrival::New);
+        assert_eq!(servers.arrive(&key, 500), Arrival::Pending);
+        servers.answer(&key, b"200".to_vec(), Transport::Udp, 600);
+        assert_eq!(servers.arrive(&key, 1_500), Arrival::Answered(b"200".to_vec()));
+        assert_eq!(servers.arrive(&key, 600 + GIVE_UP_MS), Arrival::New, "timer J is over");
+        servers.answer(&key, b"200".to_vec(), Transport::Tcp, 40_000);
+        assert!(servers.is_empty(), "on a reliable transport it is over at once");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
+        let mut servers = Servers::new(3);
+        for at in 0..10 {
+            assert_eq!(servers.arrive(&key(&format!("z9hG4bK{at}")), 0), Arrival::New);
+            assert!(servers.len() <= 3);
+        }
+        assert_eq!(servers.arrive(&key("z9hG4bK9"), 1), Arrival::Pending);
+        assert_eq!(servers.arrive(&key("z9hG4bK0"), 1), Arrival::New);
+    }
+
+    #[test]
+    fn a_branch_of_the_old_kind_identifies_nothing() {
+        for branch in ["390skdjuw", "z9hG4bK", ""] {
+            let via = format!("SIP/2.0/UDP 10.0.0.1;branch={branch}");
+            assert_eq!(ServerKey::of(&headers(&via, "1 PUBLISH"), "PUBLISH"), None);
+        }
+    }
+}

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::database::compact;
 use super::{Exit, Outcome, complain};
 use crate::core::family::Mode;
-use crate::status::{AdapterStatus, FollowStatus, MemberStatus, Status, utc};
+use crate::status::{AdapterStatus, AgreementStatus, FollowStatus, MemberStatus, Status, utc};
 
 const WIDTH_COLUMNS: u16 = 80;
 /// An IPv4 address and its port stay on one line, with two blanks of padding.
@@ -191,16 +191,29 @@ fn state(member: &MemberStatus, status: &Status) -> &'static str {
 }
 
 fn families(status: &Status) -> Table {
-    let mut table = table(&["FAMILY", "MODE", "KEYS", "TOMBSTONES"], &[2, 3], None);
+    let mut table = table(&["FAMILY", "MODE", "KEYS", "TOMBSTONES", "ROOTS"], &[2, 3], None);
     for family in &status.families {
         table.add_row([
             family.name.clone(),
             family.mode.to_string(),
             family.keys.to_string(),
             family.tombstones.to_string(),
+            roots(&family.agreement),
         ]);
     }
     table
+}
+
+/// Whether the others have the same of a family.
+fn roots(agreement: &AgreementStatus) -> String {
+    match (agreement.equal, agreement.differing) {
+        (0, 0) => "-".to_string(),
+        (equal, 0) => format!("{equal} equal"),
+        (equal, differing) => {
+            let since = agreement.differing_ms.map_or_else(String::new, |ms| format!(" for {}", duration(ms)));
+            format!("{equal} equal, {differing} differ{since}")
+        }
+    }
 }
 
 fn follows(status: &Status) -> Table {
@@ -296,6 +309,7 @@ mod tests {
                 mode: Mode::Global,
                 keys: 10,
                 tombstones: 3,
+                agreement: AgreementStatus { root: None, equal: 1, differing: 1, differing_ms: Some(65_000) },
                 follows: vec![follow],
             }],
             adapter: Some(AdapterStatus {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::gossip_config::GossipConfig;
-use super::gossip_far::Far;
+use super::gossip_far::{Far, ToldRoots};
 use super::gossip_transport::{MeshTransport, TransportState, decode_all};
 use super::gossip_values::{self, Own};
 use super::gossip_wide::Wide;
@@ -23,6 +23,7 @@ use super::{GossipMessage, Mesh, Peers, Ring, Rings};
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::topology::{Member, rings};
 
 /// How long chitchat gets to end when it is told to.
@@ -69,6 +70,7 @@ impl Gossip {
             run: mesh.run(),
             head: 0,
             families: BTreeMap::new(),
+            roots: BTreeMap::new(),
             unreached: BTreeSet::new(),
             met: BTreeMap::new(),
         };
@@ -112,6 +114,15 @@ impl Gossip {
             if changed {
                 own.families.clone_from(families);
             }
+            changed
+        });
+    }
+
+    /// The root of each family that this node exchanges.
+    pub fn set_roots(&self, roots: BTreeMap<Family, Root>) {
+        self.0.own.send_if_modified(|own| {
+            let changed = own.roots != roots;
+            own.roots = roots;
             changed
         });
     }
@@ -255,7 +266,7 @@ impl Gossip {
         // A peer that is connected and not live yet needs two words, a heartbeat apart, to be believed alive.
         let heartbeat = Duration::from_millis(self.0.config.interval_ms);
         let mut unheard = false;
-        let mut claims = BTreeMap::new();
+        let (mut claims, mut roots) = (BTreeMap::new(), ToldRoots::default());
         loop {
             let greet = tokio::select! {
                 Ok(()) = live.changed() => false,
@@ -275,8 +286,10 @@ impl Gossip {
             let mut seen = handle.with_chitchat(|chitchat| members.look(chitchat, &view)).await;
             self.note_size(&seen, members);
             let told = told.borrow_and_update().clone();
-            if self.look_afar(&mut seen, members, &told, &view) {
-                claims = self.claims(members);
+            let news = self.look_afar(&mut seen, members, &told, &view);
+            let of_far = || members.far.members().map(|member| (member.eid, member.roots.clone())).collect();
+            if roots.refresh(view.now, of_far) | news {
+                claims = self.claims(members, &roots);
                 let values = self.with_claims(&own.borrow(), &claims);
                 handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
             }
@@ -305,7 +318,8 @@ impl Gossip {
             return false;
         }
         let live = seen.members.iter().filter(|member| member.live).map(|member| member.eid);
-        let speaks = rings::speaker(live.chain([me])) == Some(me);
+        let first = rings::speaker(live.chain([me])) == Some(me);
+        let speaks = members.is_first_for(first, view.now) >= Some(Duration::from_millis(self.0.config.speak_after_ms));
         let turned = self.0.wide.speaks.send_if_modified(|last| std::mem::replace(last, speaks) != speaks);
         let news = members.far.take(told.iter().chain(&seen.claims), view.now);
         let met = met(view.peers, &mesh.config().site, &members.far);
@@ -316,11 +330,12 @@ impl Gossip {
     }
 
     /// What the speaker tells its site of the others.
-    fn claims(&self, members: &Members) -> BTreeMap<String, String> {
+    fn claims(&self, members: &Members, roots: &ToldRoots) -> BTreeMap<String, String> {
         if !*self.0.wide.speaks.borrow() {
             return BTreeMap::new();
         }
-        let claim = |member| gossip_values::claim(member, self.0.config.families_max_bytes);
+        let max_bytes = self.0.config.families_max_bytes;
+        let claim = |member: &Member| gossip_values::claim(member, roots.of(member.eid), max_bytes);
         members.far.members().map(claim).collect()
     }
 

@@ -46,6 +46,8 @@ pub struct GossipConfig {
     pub ring_nodes_max: usize,
     /// A node of another site that no speaker tells of is believed to be as it was for so long.
     pub claim_hold_ms: u64,
+    /// Who finds that it speaks for its site waits so long first: a node that has just started knows nobody yet.
+    pub speak_after_ms: u64,
     /// Who speaks for its site no more stays in the ring of sites for so long, so that it hears who does.
     pub linger_ms: u64,
     /// Messages decoded and not yet taken by chitchat.
@@ -73,6 +75,7 @@ impl GossipConfig {
             families_max_bytes: 16 * 1024,
             ring_nodes_max: RING_NODES_MAX_DEFAULT,
             claim_hold_ms: 20_000,
+            speak_after_ms: 2_000,
             linger_ms: 3_000,
             decoded_queue_max: 1_024,
         }

@@ -9,7 +9,38 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::core::eid::Eid;
+use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::topology::Member;
+
+/// Roots change with every write. Told on they are as they were up to this long ago.
+const ROOTS_GAP: Duration = Duration::from_secs(10);
+
+/// The roots that are told of other nodes, taken anew now and then.
+#[derive(Default)]
+pub(super) struct ToldRoots {
+    taken: Option<Instant>,
+    roots: BTreeMap<Eid, BTreeMap<Family, Root>>,
+}
+
+impl ToldRoots {
+    /// Takes them anew if it is time to. True if any has changed.
+    pub fn refresh(&mut self, now: Instant, roots: impl FnOnce() -> BTreeMap<Eid, BTreeMap<Family, Root>>) -> bool {
+        if self.taken.is_some_and(|taken| now < taken + ROOTS_GAP) {
+            return false;
+        }
+        self.taken = Some(now);
+        let roots = roots();
+        let changed = roots != self.roots;
+        self.roots = roots;
+        changed
+    }
+
+    pub fn of(&self, eid: Eid) -> &BTreeMap<Family, Root> {
+        const NONE: &BTreeMap<Family, Root> = &BTreeMap::new();
+        self.roots.get(&eid).unwrap_or(NONE)
+    }
+}
 
 pub(super) struct Far {
     hold: Duration,
@@ -22,7 +53,7 @@ impl Far {
         Self { hold, forget, seen: BTreeMap::new() }
     }
 
-    /// Takes what is claimed now; of several claims of one node the first counts. True if anything changed.
+    /// Takes what is claimed now; of several claims of one node the first counts. True if anything but a root changed.
     pub fn take<'a>(&mut self, claims: impl Iterator<Item = &'a Member>, now: Instant) -> bool {
         let (mut told, mut changed) = (BTreeSet::new(), false);
         for claim in claims {
@@ -31,7 +62,12 @@ impl Far {
             }
             match self.seen.get_mut(&claim.eid) {
                 Some((member, heard)) if member == claim => *heard = now,
-                _ => {
+                Some((member, heard)) => {
+                    let roots = claim.roots.clone();
+                    changed |= Member { roots, ..member.clone() } != *claim;
+                    (*member, *heard) = (claim.clone(), now);
+                }
+                None => {
                     self.seen.insert(claim.eid, (claim.clone(), now));
                     changed = true;
                 }
@@ -71,6 +107,7 @@ mod tests {
             protocol_version: 1,
             version: "1".into(),
             families: BTreeMap::new(),
+            roots: BTreeMap::new(),
             head: 0,
             unreached: BTreeSet::new(),
             live,
@@ -95,6 +132,22 @@ mod tests {
         assert_eq!(live(&far), [false]);
         assert!(far.take([&member(1, true)].into_iter(), start + 101 * SECOND));
         assert_eq!(live(&far), [true]);
+    }
+
+    #[tokio::test]
+    async fn another_root_is_taken_and_is_no_news() {
+        let (mut far, now) = (Far::new(SECOND, SECOND), Instant::now());
+        far.take([&member(1, true)].into_iter(), now);
+        let roots: BTreeMap<Family, Root> = [(Family::books(), "ab".parse().expect("a root"))].into();
+        let other = Member { roots: roots.clone(), ..member(1, true) };
+        assert!(!far.take([&other].into_iter(), now));
+        assert_eq!(far.members().next(), Some(&other));
+        let mut told = ToldRoots::default();
+        assert!(told.refresh(now, || [(other.eid, roots.clone())].into()));
+        assert!(!told.refresh(now + ROOTS_GAP / 2, BTreeMap::new), "it is not yet time");
+        assert_eq!(*told.of(other.eid), roots);
+        assert!(told.refresh(now + ROOTS_GAP, BTreeMap::new));
+        assert!(told.of(other.eid).is_empty());
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::Family;
+use crate::core::sketch::Root;
 use crate::core::storage::Run;
 use crate::core::topology::Member;
 
@@ -20,6 +21,8 @@ const RUN: &str = "run";
 const HEAD: &str = "head";
 const UNREACHED: &str = "unreached";
 const FAMILY: &str = "family:";
+/// Of a family, the books included: the root of what this node has of it, 32 hex digits.
+const ROOT: &str = "root:";
 /// Nodes of sites that this node did not hear of: whom a speaker might meet.
 const MET: &str = "met";
 /// What is told of another node, by its EID: one line a value, as that node would say it, after a line on whether it lives.
@@ -45,6 +48,7 @@ pub(super) struct Own {
     pub run: Run,
     pub head: u64,
     pub families: BTreeMap<Family, Mode>,
+    pub roots: BTreeMap<Family, Root>,
     pub unreached: BTreeSet<Eid>,
     /// Connected nodes of sites of which nothing is heard, and their addresses.
     pub met: BTreeMap<Eid, String>,
@@ -65,14 +69,19 @@ impl Own {
         ]);
         let (mut bytes, mut left_out) = (0, 0);
         for (family, mode) in &self.families {
-            let key = format!("{FAMILY}{family}");
-            if bytes + key.len() + mode.as_str().len() > families_max_bytes {
+            let shared = (format!("{FAMILY}{family}"), mode.to_string());
+            let root = self.roots.get(family).map(|root| root_value(family, *root));
+            let pairs = || std::iter::once(&shared).chain(&root);
+            let more: usize = pairs().map(|(key, value)| key.len() + value.len()).sum();
+            if bytes + more > families_max_bytes {
                 left_out += 1;
                 continue;
             }
-            bytes += key.len() + mode.as_str().len();
-            values.insert(key, mode.to_string());
+            bytes += more;
+            values.extend(pairs().cloned());
         }
+        let books = Family::books();
+        values.extend(self.roots.get(&books).map(|root| root_value(&books, *root)));
         (values, left_out)
     }
 
@@ -84,7 +93,7 @@ impl Own {
     /// What that node would say, as far as it is told on: not how far it is, which changes all the time.
     fn of(member: &Member) -> Self {
         let Member { site, address, version, run, families, unreached, .. } = member.clone();
-        Self { site, address, version, run, head: 0, families, unreached, met: BTreeMap::new() }
+        Self { site, address, version, run, head: 0, families, roots: BTreeMap::new(), unreached, met: BTreeMap::new() }
     }
 
     /// EIDs without their colons, in a row.
@@ -96,12 +105,12 @@ impl Own {
 
 /// Whether a key is one that a node takes back when it is not among its values any more.
 pub(super) fn is_taken_back(key: &str) -> bool {
-    key.starts_with(FAMILY) || key.starts_with(OF)
+    [FAMILY, ROOT, OF].iter().any(|prefix| key.starts_with(prefix))
 }
 
-/// What is told of another node.
-pub(super) fn claim(member: &Member, families_max_bytes: usize) -> (String, String) {
-    let (values, _) = Own::of(member).values(families_max_bytes);
+/// What is told of another node, with the roots that are told with it.
+pub(super) fn claim(member: &Member, roots: &BTreeMap<Family, Root>, families_max_bytes: usize) -> (String, String) {
+    let (values, _) = Own { roots: roots.clone(), ..Own::of(member) }.values(families_max_bytes);
     let told = values.iter().filter(|(key, _)| ![HEAD, MET, PROTOCOL].contains(&key.as_str()));
     let mut text = if member.live { LIVE } else { DEAD }.to_string();
     let protocol = (&PROTOCOL.to_string(), &member.protocol_version.to_string());
@@ -126,6 +135,10 @@ fn read_claim(eid: Eid, text: &str) -> Option<Member> {
         }
     }
     Some(Member { live, ..found.member(eid)? })
+}
+
+fn root_value(family: &Family, root: Root) -> (String, String) {
+    (format!("{ROOT}{family}"), root.to_string())
 }
 
 /// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
@@ -161,6 +174,7 @@ struct Found {
     run: Option<Run>,
     head: u64,
     families: BTreeMap<Family, Mode>,
+    roots: BTreeMap<Family, Root>,
     unreached: BTreeSet<Eid>,
     met: BTreeMap<Eid, String>,
     claims: Vec<Member>,
@@ -176,6 +190,13 @@ impl Found {
             VERSION => self.version = plain(value)?,
             RUN => self.run = Some(value.parse().ok()?),
             HEAD => self.head = value.parse().ok()?,
+            _ if key.starts_with(ROOT) => {
+                if self.roots.len() > FAMILIES_MAX {
+                    return None;
+                }
+                let family = Family::new(key.strip_prefix(ROOT)?).ok()?;
+                self.roots.insert(family, value.parse().ok()?);
+            }
             UNREACHED => self.unreached = unreached(value)?,
             MET => self.met = met(value)?,
             _ if key.starts_with(OF) => {
@@ -205,6 +226,7 @@ impl Found {
             protocol_version: self.protocol_version?,
             version: self.version,
             families: self.families,
+            roots: self.roots,
             head: self.head,
             unreached: self.unreached,
             live: false,
@@ -270,6 +292,7 @@ mod tests {
             run: Run(0xabc),
             head: 7,
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
+            roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
             unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
             met: [(Eid::new([2, 0, 0, 0, 9, 9]), "node.example:7480".to_string())].into(),
         }
@@ -288,15 +311,20 @@ mod tests {
         assert_eq!(met, own().met);
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
+        assert_eq!(member.roots, own().roots);
         assert_eq!(member.unreached, own().unreached);
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
     }
 
     #[test]
     fn families_that_do_not_fit_are_left_out_and_counted() {
-        let (values, left_out) = own().values(20);
-        assert_eq!(left_out, 1);
-        assert_eq!(values.keys().filter(|key| is_taken_back(key)).count(), 1);
+        let families = |families_max_bytes| {
+            let (values, left_out) = own().values(families_max_bytes);
+            (values.into_keys().filter(|key| is_taken_back(key)).collect::<Vec<_>>(), left_out)
+        };
+        let one = vec!["family:cidname/unique".to_owned()];
+        assert_eq!(families(82), (one, 1), "a root counts as well");
+        assert_eq!((families(83).0.len(), families(83).1), (3, 0));
     }
 
     #[test]
@@ -305,7 +333,7 @@ mod tests {
         let said = read(EID, pairs(&values)).member.expect("complete");
         for live in [true, false] {
             let told = Member { live, protocol_version: 7, ..said.clone() };
-            let (key, text) = claim(&told, 1_000);
+            let (key, text) = claim(&told, &told.roots, 1_000);
             let read = read(Eid::new([2, 0, 0, 0, 0, 2]), [(key.as_str(), text.as_str())].into_iter());
             assert_eq!((read.ignored, read.claims), (0, vec![Member { head: 0, ..told }]));
         }
@@ -314,7 +342,7 @@ mod tests {
     #[test]
     fn claims_within_claims_and_claims_without_sense_tell_nothing() {
         let (values, _) = own().values(1_000);
-        let (_, inner) = claim(&read(EID, pairs(&values)).member.expect("complete"), 1_000);
+        let (_, inner) = claim(&read(EID, pairs(&values)).member.expect("complete"), &BTreeMap::new(), 1_000);
         let nested = format!("{inner}\nof:02:00:00:00:00:03\t{}", inner.replace(['\n', '\t'], " "));
         let key = format!("of:{EID}");
         assert_eq!(read(EID, [(key.as_str(), nested.as_str())].into_iter()).claims.len(), 1);

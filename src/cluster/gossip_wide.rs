@@ -13,12 +13,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::gossip::{Gossip, set_values};
+use super::gossip_far::ToldRoots;
 use super::gossip_transport::MeshTransport;
 use super::gossip_values::{self, Read};
 use super::members::Reader;
 use super::{Mesh, Peers, Ring};
 use crate::core::eid::Eid;
-use crate::core::topology::{Member, rings};
+use crate::core::path::Family;
+use crate::core::sketch::Root;
+use crate::core::topology::{Member, rank, rings};
 
 /// How long chitchat gets to end when this node speaks for its site no more.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -63,7 +66,7 @@ impl Gossip {
     /// One stay in the ring; returns why it ended, or none if another speaks now.
     async fn stay(&self, transport: &MeshTransport, generation: u64) -> Option<String> {
         let config = self.chitchat_config(Ring::Wide, generation);
-        let values = self.wide_values().into_iter().collect();
+        let values = self.values(&self.0.own.borrow()).into_iter().collect();
         let handle = match spawn_chitchat(config, values, transport).await {
             Ok(handle) => handle,
             Err(error) => return Some(format!("it did not start: {error:#}")),
@@ -88,7 +91,7 @@ impl Gossip {
         let mut tick = tokio::time::interval(Duration::from_millis(self.0.config.wide_interval_ms));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reader = Reader::new(&self.0.mesh);
-        let mut until: Option<Instant> = None;
+        let (mut until, mut roots) = (None::<Instant>, ToldRoots::default());
         loop {
             let greet = tokio::select! {
                 Ok(()) = live.changed() => false,
@@ -104,7 +107,8 @@ impl Gossip {
             if until.is_some_and(|until| Instant::now() >= until) {
                 return;
             }
-            let values = self.wide_values();
+            roots.refresh(Instant::now(), || self.roots_of_relays());
+            let values = self.wide_values(&roots);
             handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
             let heard = handle.with_chitchat(|chitchat| look(chitchat, &mut reader, &self.0.mesh)).await;
             if greet {
@@ -125,12 +129,36 @@ impl Gossip {
     }
 
     /// What this node says of itself, and of the others of its site.
-    fn wide_values(&self) -> BTreeMap<String, String> {
+    fn wide_values(&self, roots: &ToldRoots) -> BTreeMap<String, String> {
         let mut values = self.values(&self.0.own.borrow());
         let members = self.0.members.borrow();
         let mates = members.iter().filter(|member| member.site == self.0.mesh.config().site);
-        values.extend(mates.map(|mate| gossip_values::claim(mate, self.0.config.families_max_bytes)));
+        let max_bytes = self.0.config.families_max_bytes;
+        values.extend(mates.map(|mate| gossip_values::claim(mate, roots.of(mate.eid), max_bytes)));
         values
+    }
+
+    /// What the relays of this site have of the families that they relay: other sites compare with those that they
+    /// follow.
+    fn roots_of_relays(&self) -> BTreeMap<Eid, BTreeMap<Family, Root>> {
+        let members = self.0.members.borrow();
+        let (me, own) = (self.0.mesh.eid(), self.0.own.borrow());
+        let mates = || members.iter().filter(|member| member.live && member.site == own.site);
+        let mut relays = BTreeMap::<&Family, Eid>::new();
+        for (eid, family) in mates()
+            .flat_map(|mate| mate.roots.keys().map(|family| (mate.eid, family)))
+            .chain(own.roots.keys().map(|family| (me, family)))
+        {
+            let relay = relays.entry(family).or_insert(eid);
+            if rank(family, eid) > rank(family, *relay) {
+                *relay = eid;
+            }
+        }
+        let of = |mate: &Member| {
+            let relayed = mate.roots.iter().filter(|(family, _)| relays.get(family) == Some(&mate.eid));
+            (mate.eid, relayed.map(|(family, root)| (family.clone(), *root)).collect())
+        };
+        mates().map(of).collect()
     }
 
     /// Connected nodes that may speak for their site, and are not heard: those that should, and all of a site of which
@@ -218,6 +246,7 @@ mod tests {
             protocol_version: 1,
             version: "1".into(),
             families: BTreeMap::new(),
+            roots: BTreeMap::new(),
             head: 5,
             unreached: BTreeSet::new(),
             live,

@@ -91,6 +91,8 @@ pub(super) struct Members {
     reader: Reader,
     /// The nodes of other sites, where they are not in this ring.
     pub far: Far,
+    /// Since when this node ranks first of its site.
+    first_since: Option<Instant>,
     /// Others under our own EID: since when, and the last heartbeat.
     doubles: BTreeMap<ChitchatId, (Instant, Heartbeat)>,
     /// Where nodes are or were, and when that was last heard of.
@@ -113,6 +115,7 @@ impl Members {
             confirm: Duration::from_millis(config.duplicate_confirm_ms),
             mine: BTreeSet::new(),
             reader: Reader::new(mesh),
+            first_since: None,
             far: Far::new(
                 Duration::from_millis(config.claim_hold_ms),
                 Duration::from_millis(config.dead_node_grace_ms),
@@ -172,6 +175,12 @@ impl Members {
             seen.claims.extend(claims.filter(|claim| claim.eid != me && claim.site != *site).cloned());
         }
         seen
+    }
+
+    /// For how long this node has ranked first of its site, if it does now.
+    pub fn is_first_for(&mut self, first: bool, now: Instant) -> Option<Duration> {
+        self.first_since = if first { self.first_since.or(Some(now)) } else { None };
+        self.first_since.map(|since| now - since)
     }
 
     /// The nodes of other sites as members.

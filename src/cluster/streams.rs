@@ -6,20 +6,23 @@
 //! its durable cursor; a peer that says what a correct one does not say is left alone for a while.
 
 mod follow;
+mod reconcile;
 mod serve;
+mod verify;
 mod wan;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::follow::Follow;
 pub use self::follow::Progress;
+pub use self::verify::{Agreement, OUTCOMES, Verifies};
 use self::wan::Wan;
 pub use self::wan::WanConfig;
 use super::mesh::Mesh;
@@ -27,9 +30,10 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::record::Classes;
-use crate::core::replica::Input;
+use crate::core::replica::{Apply, Input};
 use crate::core::storage::Reads;
 use crate::core::topology::{self, Loss, Me, Member, ModeConflict, Patience, Plan, Shared as SharedFamilies};
+use crate::core::verify::VerifyConfig;
 use crate::store::writer::{Database, Published};
 
 /// Limits and times of the follow streams.
@@ -49,6 +53,12 @@ pub struct StreamsConfig {
     pub backoff_min_ms: u64,
     /// … to here.
     pub backoff_max_ms: u64,
+    /// The longest that a peer may take over one frame of a reconcile: it may have much to decode and commit.
+    pub reconcile_timeout_ms: u64,
+    /// While a family is fetched whole from one source, comparing with the others waits, so that it does not come
+    /// from each of them; this long at most.
+    pub fetch_patience_ms: u64,
+    pub verify: VerifyConfig,
 }
 
 impl Default for StreamsConfig {
@@ -61,6 +71,9 @@ impl Default for StreamsConfig {
             request_timeout_ms: 5_000,
             backoff_min_ms: 50,
             backoff_max_ms: 2_000,
+            reconcile_timeout_ms: 30_000,
+            fetch_patience_ms: 60_000,
+            verify: VerifyConfig::default(),
         }
     }
 }
@@ -87,10 +100,16 @@ pub struct Needs {
 pub struct Streams {
     follows: watch::Sender<Follows>,
     conflicts: watch::Sender<Vec<ModeConflict>>,
+    verifies: Arc<Verifies>,
     needs: watch::Sender<Needs>,
 }
 
 impl Streams {
+    /// What reconciles did so far, and how far this node agrees with others.
+    pub fn verifies(&self) -> &Verifies {
+        &self.verifies
+    }
+
     /// How far each followed stream is now.
     pub fn follows(&self) -> Follows {
         self.follows.borrow().clone()
@@ -131,6 +150,23 @@ struct Room<R> {
     streams: Streams,
     tracker: TaskTracker,
     cancel: CancellationToken,
+    /// Reconciles of others that may be answered at a time.
+    answering: Semaphore,
+    /// By family, the right to fetch it whole.
+    fetching: Mutex<BTreeMap<Family, Arc<Semaphore>>>,
+}
+
+impl<R> Room<R> {
+    /// Whether a family is compared for the first time, or comes whole, from some source.
+    fn is_fetched(&self, family: &Family) -> bool {
+        let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        fetching.get(family).is_some_and(|right| right.available_permits() == 0)
+    }
+
+    fn fetching(&self, family: &Family) -> Arc<Semaphore> {
+        let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        fetching.entry(family.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))).clone()
+    }
 }
 
 type Shared<R> = Arc<Room<R>>;
@@ -147,12 +183,17 @@ pub fn start<R: Reads>(
     let streams = Streams {
         follows: watch::Sender::default(),
         conflicts: watch::Sender::default(),
+        verifies: Arc::default(),
         needs: watch::Sender::default(),
     };
+    let (answering, wan) = (Semaphore::new(config.verify.served_max), Wan::new(config.wan));
+    let (refetch, refetches) = mpsc::channel(64);
+    let (streams_too, fetching) = (streams.clone(), Mutex::default());
     let room =
-        Arc::new(Room { wan: Wan::new(config.wan), config, mesh, database, streams: streams.clone(), tracker, cancel });
+        Arc::new(Room { config, wan, mesh, database, streams: streams_too, tracker, cancel, answering, fetching });
     room.tracker.spawn(serve::run(room.clone()));
-    room.tracker.spawn(Planner::new(room.clone(), members).run());
+    room.tracker.spawn(verify::run(room.clone(), members.clone(), refetch));
+    room.tracker.spawn(Planner::new(room.clone(), members, refetches).run());
     streams
 }
 
@@ -167,10 +208,12 @@ struct Planner<R> {
     patience: Patience,
     running: BTreeMap<(Eid, Family), (Classes, CancellationToken)>,
     told_elsewhere: BTreeMap<Family, Vec<(Eid, Mode)>>,
+    /// What a verify found to be followed anew better, from the beginning.
+    refetches: mpsc::Receiver<(Eid, Family)>,
 }
 
 impl<R: Reads> Planner<R> {
-    fn new(room: Shared<R>, members: watch::Receiver<Members>) -> Self {
+    fn new(room: Shared<R>, members: watch::Receiver<Members>, refetches: mpsc::Receiver<(Eid, Family)>) -> Self {
         let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
         let patience = Patience::new(room.config.late_patience_ms, room.config.unreachable_patience_ms);
         Self {
@@ -182,6 +225,7 @@ impl<R: Reads> Planner<R> {
             patience,
             running: BTreeMap::new(),
             told_elsewhere: BTreeMap::new(),
+            refetches,
         }
     }
 
@@ -210,13 +254,37 @@ impl<R: Reads> Planner<R> {
             }
         };
         let families_change = self.published.wait_for(|published| !Arc::ptr_eq(&published.ledger.families, &families));
-        tokio::select! {
+        let refetch = tokio::select! {
             biased;
-            changed = self.members.changed() => changed,
-            changed = self.trust.changed() => changed,
-            changed = families_change => changed.map(|_| ()),
-            () = patience_ends => Ok(()),
+            refetch = self.refetches.recv() => refetch,
+            changed = self.members.changed() => return changed,
+            changed = self.trust.changed() => return changed,
+            changed = families_change => return changed.map(|_| ()),
+            () = patience_ends => return Ok(()),
+        };
+        if let Some((source, family)) = refetch {
+            self.follow_anew(source, family).await;
         }
+        Ok(())
+    }
+
+    /// Forgets the cursor; the next plan starts the stream from the beginning.
+    async fn follow_anew(&mut self, source: Eid, family: Family) {
+        let Some((classes, cancel)) = self.running.remove(&(source, family.clone())) else { return };
+        cancel.cancel();
+        let Some(mode) = self.room.database.published().ledger.families.mode_of(&family) else { return };
+        let apply = Apply {
+            source,
+            crossing: false,
+            family,
+            mode,
+            since: None,
+            records: Vec::new(),
+            cursor: None,
+            drop_cursor: Some(classes),
+        };
+        // If it fails the stream goes on from its cursor, and the next verify finds the difference again.
+        let _ = self.room.database.submit(Input::Apply(apply)).await;
     }
 
     async fn replan(&mut self) {

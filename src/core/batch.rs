@@ -1,5 +1,7 @@
 //! One batch of inputs inside one store transaction: how each input is carried out.
 
+mod summed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use super::replica::{
     Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
     floor_of,
 };
+use super::sketch::Change;
 use super::storage::{CursorKey, Span, StoreError, Write};
 
 /// `Err` is the store's: it ends the batch. A refusal is an outcome: only its input is not carried out.
@@ -41,6 +44,8 @@ pub(super) struct Batch<'a, W: Write> {
     touched: BTreeMap<Family, Classes>,
     counts: Counts,
     alarms: BTreeSet<Alarm>,
+    /// What becomes of the sketches when the batch is durable.
+    changes: Vec<Change>,
     losers: Losers,
     changed: bool,
     marks_changed: bool,
@@ -57,6 +62,7 @@ impl<'a, W: Write> Batch<'a, W> {
             touched: BTreeMap::new(),
             counts: Counts::default(),
             alarms: BTreeSet::new(),
+            changes: Vec::new(),
             losers: Losers::default(),
             changed: false,
             marks_changed: false,
@@ -64,15 +70,15 @@ impl<'a, W: Write> Batch<'a, W> {
     }
 
     /// Makes the batch durable. A batch that changed nothing costs no flush.
-    pub fn commit(mut self, outcomes: Vec<Outcome>) -> Result<(Ledger, Committed), StoreError> {
+    pub fn commit(mut self, outcomes: Vec<Outcome>) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         if self.changed {
             if !mutant!(HeadNotStored) {
                 self.write.set_head(self.ledger.head)?;
             }
             self.write.commit()?;
         }
-        let Self { ledger, touched, counts, alarms, losers, changed, marks_changed, .. } = self;
-        Ok((ledger, Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed }))
+        let Self { ledger, touched, counts, alarms, changes, losers, changed, marks_changed, .. } = self;
+        Ok((ledger, changes, Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed }))
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {
@@ -234,6 +240,9 @@ impl<'a, W: Write> Batch<'a, W> {
             tally.count(tombstone, 1);
             touch(&mut self.touched, family, class);
         }
+        if let Some(family) = self.exchanged(key) {
+            self.sum_put(&family, key, existing, &register);
+        }
         self.write.put_record(key, &Stored { register, class, seq: self.ledger.head })?;
         self.changed = true;
         Ok(())
@@ -268,6 +277,7 @@ impl<'a, W: Write> Batch<'a, W> {
         self.spread_what_crossed(&family, mode)?;
         let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
+        self.sum_shared(&family, mode)?;
         Arc::make_mut(&mut self.ledger.families).insert(family, mark);
         self.changed = true;
         self.marks_changed = true;
@@ -290,6 +300,7 @@ impl<'a, W: Write> Batch<'a, W> {
             self.rehome(family, Some(eid), None)?;
         }
         self.ledger.tallies.remove(family);
+        self.sum_unshared(family);
         Arc::make_mut(&mut self.ledger.families).remove(family);
         self.changed = true;
         self.marks_changed = true;

@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::Hlc;
 use super::codec::Message;
 use super::eid::Eid;
 use super::family::Mode;
 use super::path::Family;
 use super::protocol::Versions;
 use super::record::{Classes, Record};
+use super::sketch::Root;
 use super::storage::{Cursor, Run};
 
 /// The longest text a hello may carry in one of its fields, in bytes.
@@ -63,6 +65,58 @@ pub struct Entries {
     pub head: u64,
 }
 
+/// The first frame of a reconcile: what the opener has of a family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare {
+    pub family: Family,
+    pub mode: Mode,
+    /// Its purge floor: families are compared at equal floors only.
+    pub floor: Hlc,
+    pub root: Root,
+}
+
+/// Every other frame of a reconcile, in both directions; who says what when is told in `reconcile`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reconcile {
+    /// The roots are equal, at this head of the answerer's feed. The stream ends.
+    Equal { run: Run, head: u64 },
+    /// The roots differ. The first cells and the estimator are those of `sketch`.
+    Differs { run: Run, head: u64, root: Root, records: u64, cells: Vec<u8>, estimator: Vec<u8> },
+    /// The family is not shared here, or in another mode. The stream ends.
+    NotShared { mode: Option<Mode> },
+    /// The answerer has another purge floor. The stream ends.
+    OtherFloor { floor: Hlc },
+    /// Too many are being answered already. The stream ends.
+    Busy,
+    /// The opener's next cells, of a set of so many records.
+    Cells { records: u64, packed: Vec<u8>, last: bool },
+    /// These cells do not decode: send more, up to so many in all.
+    More { upto: u32 },
+    /// So much differs that everything had better be fetched. The stream ends.
+    Everything,
+    /// Records that the receiver lacks, and the hashes of the keys of those that the sender lacks.
+    Records { records: Vec<Record>, wants: Vec<u64>, last: bool },
+    /// The last records are durable at the answerer.
+    Settled,
+}
+
+impl Reconcile {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Reconcile::Equal { .. } => "equal",
+            Reconcile::Differs { .. } => "differs",
+            Reconcile::NotShared { .. } => "not shared",
+            Reconcile::OtherFloor { .. } => "other floor",
+            Reconcile::Busy => "busy",
+            Reconcile::Cells { .. } => "cells",
+            Reconcile::More { .. } => "more",
+            Reconcile::Everything => "everything",
+            Reconcile::Records { .. } => "records",
+            Reconcile::Settled => "settled",
+        }
+    }
+}
+
 /// A message of the membership protocol, opaque here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gossip {
@@ -102,4 +156,10 @@ impl Message for Gossip {
 }
 impl Message for WideGossip {
     const KIND: u8 = 21;
+}
+impl Message for Compare {
+    const KIND: u8 = 6;
+}
+impl Message for Reconcile {
+    const KIND: u8 = 7;
 }

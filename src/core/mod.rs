@@ -32,6 +32,7 @@ pub mod message;
 pub mod mutants;
 pub mod path;
 pub mod protocol;
+pub mod reconcile;
 pub mod record;
 pub mod register;
 pub mod replica;
@@ -40,7 +41,9 @@ mod replica_test;
 pub mod session;
 #[cfg(test)]
 mod session_test;
+pub mod sketch;
 pub mod storage;
 pub mod topology;
 pub mod trust;
+pub mod verify;
 pub mod view;

@@ -17,9 +17,11 @@ use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mode, ShareError, UnknownMode};
 use super::losers::Losers;
-use super::path::{Family, Limits, Path, PathError, Value};
+use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
+use super::reconcile::Snapshot;
 use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
+use super::sketch::{Builder, Change, Sketch, SketchKey, Sketches, Summary};
 use super::storage::{Cursor, Read, Run, RunStart, Span, Store, StoreError, Write};
 
 /// What does not change while a node runs.
@@ -30,6 +32,8 @@ pub struct Settings {
     pub max_clock_drift_ms: NonZeroU64,
     /// Families that the configuration adds to those that are never shared globally.
     pub never_globally: Vec<Family>,
+    /// The same on all nodes of a cluster.
+    pub sketch_key: SketchKey,
 }
 
 impl Settings {
@@ -39,6 +43,7 @@ impl Settings {
             limits: Limits::default(),
             max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS,
             never_globally: Vec::new(),
+            sketch_key: SketchKey::of_cluster(""),
         }
     }
 }
@@ -258,6 +263,8 @@ pub struct Tally {
 pub struct Ledger {
     pub families: Arc<Families>,
     pub tallies: BTreeMap<Family, Tally>,
+    /// The root of each exchanged family, the books included, and how many records it sums.
+    pub summaries: BTreeMap<Family, Summary>,
     /// Purge floors by family: nothing is stamped at or below them.
     pub floors: Arc<BTreeMap<Family, Hlc>>,
     pub head: u64,
@@ -270,6 +277,8 @@ pub struct Replica<S: Store> {
     settings: Settings,
     clock: Clock,
     ledger: Ledger,
+    /// Of what is durable, as the ledger is.
+    sketches: Sketches,
     run: Run,
     /// A commit failed and the store has not been brought back yet.
     broken: bool,
@@ -279,11 +288,11 @@ impl<S: Store> Replica<S> {
     /// Opens the store for a new run, whose random id the caller draws.
     pub fn open(mut store: S, settings: Settings, run: Run, now: UnixMs) -> Result<Self, StoreError> {
         let mut clock = Clock::new(settings.max_clock_drift_ms);
-        let ledger = load(&store.read()?, &settings, &mut clock, now)?;
+        let (ledger, sketches) = load(&store.read()?, &settings, &mut clock, now)?;
         let mut write = store.write()?;
         write.append_run(RunStart { run, first_seq: ledger.head + 1 })?;
         write.commit()?;
-        Ok(Self { store, settings, clock, ledger, run, broken: false })
+        Ok(Self { store, settings, clock, ledger, sketches, run, broken: false })
     }
 
     pub fn eid(&self) -> Eid {
@@ -334,8 +343,9 @@ impl<S: Store> Replica<S> {
         let write = self.store.write()?;
         let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
         match result {
-            Ok((ledger, committed)) => {
+            Ok((ledger, changes, committed)) => {
                 self.ledger = ledger;
+                self.sum(changes, now);
                 Ok(committed)
             }
             Err(error) => {
@@ -358,7 +368,7 @@ impl<S: Store> Replica<S> {
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
-    ) -> Result<(Ledger, Committed), StoreError> {
+    ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
         let mut batch = Batch::new(write, settings, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
@@ -367,7 +377,7 @@ impl<S: Store> Replica<S> {
         }
         if let Some(before) = before {
             let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
-            return Ok(batch.commit(outcomes).unwrap_or((before, early)));
+            return Ok(batch.commit(outcomes).unwrap_or((before, Vec::new(), early)));
         }
         batch.commit(outcomes)
     }
@@ -394,9 +404,78 @@ impl<S: Store> Replica<S> {
             return Ok(());
         }
         let elsewhere = self.ledger.elsewhere.clone();
-        self.ledger = Ledger { elsewhere, ..load(&self.store.read()?, &self.settings, &mut self.clock, now)? };
+        let (ledger, sketches) = load(&self.store.read()?, &self.settings, &mut self.clock, now)?;
+        self.ledger = Ledger { elsewhere, ..ledger };
+        if !mutant!(SketchSurvivesFailure) {
+            self.sketches = sketches;
+        }
         self.broken = false;
         Ok(())
+    }
+
+    /// Carries out on the sketches what is durable. One that has outgrown its cells is built anew from the store;
+    /// when that fails, everything is loaded anew before the next batch.
+    fn sum(&mut self, changes: Vec<Change>, now: UnixMs) {
+        for family in self.sketches.apply(changes) {
+            match self.store.read().and_then(|read| self.scan_sketch(&read, &family)) {
+                Ok(sketch) => self.sketches.replace(family, sketch),
+                Err(_) => {
+                    self.broken = true;
+                    let _ = self.recover(now);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A family's sketch from a scan of the store.
+    fn scan_sketch(&self, read: &S::Reader, family: &Family) -> Result<Sketch, StoreError> {
+        let mode = self.ledger.families.mode_of(family).expect("only what is exchanged is summed");
+        Sketch::build(self.settings.sketch_key, |add| {
+            read.scan(Span::Under(family), &mut |(key, stored)| {
+                if key.path.key_in(family).is_some() && mode.owns(&key) {
+                    add(&key, stored.register.stamp(), stored.seq);
+                }
+                ControlFlow::Continue(())
+            })
+        })
+    }
+
+    /// One exchanged family as it is durable now; none if it is not exchanged. It belongs with a read that begins
+    /// before the next batch.
+    pub fn pin(&self, family: &Family) -> Option<Snapshot<()>> {
+        let families = &self.ledger.families;
+        Some(Snapshot {
+            read: (),
+            family: family.clone(),
+            mode: families.mode_of(family)?,
+            since: families.since_of(family),
+            floor: self.ledger.floors.get(family).copied().unwrap_or(Hlc::ZERO),
+            sketch: self.sketches.get(family)?.clone(),
+            run: self.run,
+            head: self.ledger.head,
+        })
+    }
+
+    /// The same with its read.
+    pub fn snapshot(&self, family: &Family) -> Result<Option<Snapshot<S::Reader>>, StoreError> {
+        let read = self.store.read()?;
+        Ok(self.pin(family).map(|pinned| pinned.with(read)))
+    }
+
+    /// Compares every sketch with a scan of the store, and names the families where they differ: there are none
+    /// unless a program or a disk is at fault.
+    pub fn check_sketches(&self) -> Result<Vec<Family>, StoreError> {
+        let read = self.store.read()?;
+        let mut differing = Vec::new();
+        for family in self.ledger.families.shared().into_keys() {
+            let scanned = self.scan_sketch(&read, &family)?;
+            let kept = self.sketches.get(&family).is_some_and(|kept| kept.agrees_with(&scanned));
+            if !kept || self.ledger.summaries.get(&family) != Some(&scanned.summary()) {
+                differing.push(family);
+            }
+        }
+        Ok(differing)
     }
 }
 
@@ -411,14 +490,22 @@ pub(super) fn floor_of(path: &Path, value: Option<&Value>) -> Option<(Family, Hl
     Some((family, floor))
 }
 
-/// One scan of the store: seeds the clock with the greatest stamp that is not too far in the future, and
-/// counts keys and tombstones.
-fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) -> Result<Ledger, StoreError> {
+/// One scan of the store: seeds the clock with the greatest stamp that is not too far in the future, counts
+/// keys and tombstones, and sums the exchanged families.
+fn load<R: Read>(
+    read: &R,
+    settings: &Settings,
+    clock: &mut Clock,
+    now: UnixMs,
+) -> Result<(Ledger, Sketches), StoreError> {
     let families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
     let mut tallies: BTreeMap<Family, Tally> =
         families.marks().keys().map(|family| (family.clone(), Tally::default())).collect();
     let mut floors = BTreeMap::new();
     let mut greatest = Hlc::ZERO;
+    let builder = |family| (family, Builder::new(settings.sketch_key));
+    let mut builders: BTreeMap<Family, Builder> = families.shared().into_keys().map(builder).collect();
+    let books = Family::books();
     read.scan(Span::All, &mut |(key, stored)| {
         let hlc = stored.register.stamp().hlc;
         if hlc > greatest && clock.is_near(hlc, now) {
@@ -427,6 +514,11 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         if let Some((family, _)) = families.of_record(&key) {
             let tally = tallies.get_mut(family).expect("every shared family has a tally");
             tally.count(stored.register.is_tombstone(), 1);
+            let builder = builders.get_mut(family).expect("every shared family has a builder");
+            builder.add(&key, stored.register.stamp(), stored.seq);
+        } else if key.path.top() == BOOKS_FAMILY {
+            let builder = builders.get_mut(&books).expect("the books are always shared");
+            builder.add(&key, stored.register.stamp(), stored.seq);
         }
         floors.extend(floor_of(&key.path, stored.register.value()));
         ControlFlow::Continue(())
@@ -435,7 +527,15 @@ fn load<R: Read>(read: &R, settings: &Settings, clock: &mut Clock, now: UnixMs) 
         clock.seed(greatest, now);
     }
     let head = read.head()?;
-    Ok(Ledger { families: Arc::new(families), tallies, floors: Arc::new(floors), head, elsewhere: Arc::default() })
+    let mut sketches = Sketches::default();
+    let mut summaries = BTreeMap::new();
+    for (family, builder) in builders {
+        let sketch = builder.finish();
+        summaries.insert(family.clone(), sketch.summary());
+        sketches.replace(family, sketch);
+    }
+    let (families, floors) = (Arc::new(families), Arc::new(floors));
+    Ok((Ledger { families, tallies, summaries, floors, head, elsewhere: Arc::default() }, sketches))
 }
 
 impl Tally {

@@ -11,6 +11,7 @@ use super::eid::Eid;
 use super::family::{Families, Mode};
 use super::message::{Entries, Follow, FollowReply};
 use super::path::Family;
+use super::reconcile::Ended;
 use super::record::{Classes, Record, RecordKey};
 use super::replica::Apply;
 use super::storage::{Cursor, CursorKey, Read, Run, StoreError};
@@ -161,7 +162,8 @@ pub enum Next {
     Apply(Apply),
     /// Apply this, then end the stream and open another with [`Follower::request`].
     ApplyThenReopen(Apply),
-    /// End the stream and open another with [`Follower::request`].
+    /// End the stream and open another with [`Follower::request`], after a reconcile if
+    /// [`Follower::must_compare`] says so.
     Reopen,
     /// The source does not share the family in this mode: give up until membership says otherwise.
     GiveUp { mode: Option<Mode> },
@@ -198,11 +200,13 @@ pub struct Follower {
     head: u64,
     /// The cursor as it is kept in the store.
     kept_seq: u64,
+    /// Without a cursor it compares with its source before it asks: what is equal needs not come again.
+    must_compare: bool,
 }
 
 impl Follower {
-    /// Starts from the durable cursor of the wanted scope; else it fetches everything first, from the
-    /// cursor of an attempt that was cut short if there is one.
+    /// Starts from the durable cursor of the wanted scope; else from the cursor of an attempt to fetch everything
+    /// that was cut short; else it compares first.
     pub fn new<R: Read>(
         read: &R,
         source: Eid,
@@ -219,7 +223,42 @@ impl Follower {
         };
         let kept_seq = cursor.map_or(0, |cursor| cursor.seq);
         let since = read.marks()?.get(&family).map_or(0, |mark| mark.since);
-        Ok(Self { source, crossing, family, mode, since, wanted, asked, cursor, run: None, head: 0, kept_seq })
+        let (run, head, must_compare) = (None, 0, cursor.is_none());
+        Ok(Self { source, crossing, family, mode, since, wanted, asked, cursor, run, head, kept_seq, must_compare })
+    }
+
+    /// Whether the next thing to do is a reconcile with the source, whose end goes to [`Self::on_compared`].
+    pub fn must_compare(&self) -> bool {
+        self.must_compare
+    }
+
+    /// A reconcile with the source has ended. Where both are equal now, the follower starts at the head that the
+    /// source had when they compared; where too much differs, it fetches everything from the beginning. None:
+    /// it must be tried again.
+    pub fn on_compared(&mut self, ended: &Ended) -> Option<Next> {
+        let (run, head) = match *ended {
+            Ended::Equal { run, head } | Ended::Reconciled { run, head, .. } => (run, head),
+            Ended::Everything | Ended::LeftToPeer => {
+                self.must_compare = false;
+                return Some(Next::Reopen);
+            }
+            Ended::NotShared { mode } => return Some(Next::GiveUp { mode }),
+            Ended::OtherFloor { .. } | Ended::Busy => return None,
+        };
+        let seq = if mutant!(ComparedHeadTooFar) { head + 1 } else { head };
+        let cursor = Cursor { run, seq };
+        (self.must_compare, self.cursor, self.head, self.kept_seq) = (false, Some(cursor), head, seq);
+        let left = std::mem::replace(&mut self.asked, self.wanted);
+        Some(Next::ApplyThenReopen(Apply {
+            source: self.source,
+            crossing: self.crossing,
+            family: self.family.clone(),
+            mode: self.mode,
+            since: Some(self.since),
+            records: Vec::new(),
+            cursor: Some((self.wanted, cursor)),
+            drop_cursor: (left != self.wanted).then_some(left),
+        }))
     }
 
     /// The request that opens the next stream.
@@ -247,6 +286,7 @@ impl Follower {
                 self.asked = Classes::ALL;
                 self.cursor = None;
                 self.kept_seq = 0;
+                self.must_compare = true;
                 Ok(Next::Reopen)
             }
             FollowReply::NotShared { mode } => Ok(Next::GiveUp { mode }),

@@ -191,7 +191,7 @@ pub trait Write: Read + Sized {
 
 /// Begins reads of a store from any thread, also while its owner is in the middle of a transaction.
 pub trait Reads: Clone + Send + Sync + 'static {
-    type Reader: Read;
+    type Reader: Read + Send + 'static;
 
     /// The state of the last commit that succeeded.
     fn read(&self) -> Result<Self::Reader, StoreError>;

@@ -23,6 +23,7 @@ use super::eid::Eid;
 use super::family::Mode;
 use super::path::Family;
 use super::record::Classes;
+use super::sketch::Root;
 use super::storage::Run;
 
 /// One node of the cluster as membership shows it.
@@ -37,6 +38,8 @@ pub struct Member {
     /// Version of the program, for people.
     pub version: String,
     pub families: BTreeMap<Family, Mode>,
+    /// The root of what it has of each family, the books included, as last gossiped.
+    pub roots: BTreeMap<Family, Root>,
     /// The head of its change feed, as last gossiped.
     pub head: u64,
     /// Live members that it needs and has tried in vain to connect, as it gossips them.

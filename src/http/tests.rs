@@ -44,10 +44,7 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             access: Default::default(),
             alarms: vec![],
         };
-        (
-            Status { node, members: vec![], families: vec![], adapter: None },
-            Extra { refused: vec![], clock_ahead_ms: 0, ..Extra::default() },
-        )
+        (Status { node, members: vec![], families: vec![], adapter: None }, Extra::default())
     };
     let metrics = Arc::new(Metrics::new(EID, "ulm", "0.1.0"));
     let (status, watchers) = (Arc::new(status), Watchers::new(CancellationToken::new()));
@@ -505,7 +502,7 @@ async fn a_node_that_is_not_ready_says_what_is_wrong() {
     let (mut status, _) = (api.status)();
     status.node.ready = false;
     status.node.alarms = vec!["the sky is falling".into()];
-    api.status = Arc::new(move || (status.clone(), Extra { refused: vec![], clock_ahead_ms: 0, ..Extra::default() }));
+    api.status = Arc::new(move || (status.clone(), Extra::default()));
     let http = Http(router(api));
     assert!(http.get("/health/ready").await.problem(503).contains("the sky is falling"));
     assert_eq!(http.get("/health/live").await.status, 200);

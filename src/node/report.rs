@@ -11,7 +11,7 @@ use super::reload::Reloader;
 use super::{expires_soon, unix_ms};
 use crate::asterisk::driver::Shown;
 use crate::asterisk::event::{AttachmentStatus, RefusedReason};
-use crate::cluster::streams::{Follows, Streams};
+use crate::cluster::streams::{Agreement, Follows, Streams};
 use crate::cluster::{Gossip, Mesh, WanCounters};
 use crate::core::family::Mode;
 use crate::core::path::Family;
@@ -21,10 +21,13 @@ use crate::core::storage::Reads;
 use crate::core::topology::Member;
 use crate::metrics::{Extra, WanTotals};
 use crate::status::{
-    AccessStatus, AdapterStatus, AsteriskStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus, RefusedStatus,
-    Status,
+    AccessStatus, AdapterStatus, AgreementStatus, AsteriskStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus,
+    RefusedStatus, Status,
 };
 use crate::store::writer::{Database, Published};
+
+/// For how long a disk that has lost its past is spoken of.
+const ROLLED_BACK_SHOWN: std::time::Duration = std::time::Duration::from_secs(3_600);
 
 pub struct Reporter<R> {
     pub database: Database<R>,
@@ -50,6 +53,8 @@ impl<R: Reads> Reporter<R> {
         };
         let extra = Extra {
             refused: self.mesh.counters().refused().into_iter().collect(),
+            verifies: self.streams.verifies().outcomes().into_iter().collect(),
+            verify_traffic: self.streams.verifies().traffic(),
             reloads: self.reloader.counts(),
             wan: wan_totals(&self.mesh.counters().wan),
             clock_ahead_ms: published.clock_last.unix_ms().saturating_sub(unix_ms()),
@@ -101,6 +106,13 @@ impl<R: Reads> Reporter<R> {
             let (family, member, mode) = (&conflict.family, conflict.member, conflict.mode);
             format!("{member} shares '{family}' as {mode}, this node does not: no exchange until one of them changes")
         }));
+        if self.streams.verifies().unknown_run().is_some_and(|at| at.elapsed() < ROLLED_BACK_SHOWN) {
+            alarms.push(
+                "this node's disk was lost, put back or copied: what is missing comes from the members by itself; if it was \
+                 copied, stop the other node"
+                    .to_string(),
+            );
+        }
         alarms.extend(self.alarms.texts(unix_ms()));
         alarms
     }
@@ -176,9 +188,21 @@ impl<R: Reads> Reporter<R> {
         let family_status = |(family, mark): (&Family, &crate::core::family::Mark)| {
             let Tally { keys, tombstones } = published.ledger.tallies.get(family).copied().unwrap_or_default();
             let follows = follows_of(&follows, family, now);
-            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, follows }
+            let agreement = self.agreement(published, family, now);
+            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, agreement, follows }
         };
         marks.iter().map(family_status).collect()
+    }
+
+    fn agreement(&self, published: &Published, family: &Family, now: Instant) -> AgreementStatus {
+        let Agreement { equal, differing, differing_since } = self.streams.verifies().agreement(family);
+        let ms = |since| u64::try_from(now.saturating_duration_since(since).as_millis()).ok();
+        AgreementStatus {
+            root: published.ledger.summaries.get(family).map(|summary| summary.root.to_string()),
+            equal: equal as u64,
+            differing: differing as u64,
+            differing_ms: differing_since.and_then(ms),
+        }
     }
 }
 

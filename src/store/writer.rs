@@ -15,6 +15,7 @@ use crate::core::clock::{Hlc, UnixMs};
 use crate::core::eid::Eid;
 use crate::core::losers::{Loser, Losers};
 use crate::core::path::Family;
+use crate::core::reconcile::Snapshot;
 use crate::core::record::{Classes, RecordKey};
 use crate::core::replica::{Committed, Input, Ledger, Outcome, Replica};
 use crate::core::storage::{Reads, Run, Store, StoreError};
@@ -64,10 +65,19 @@ pub struct BatchReport<'a> {
 
 type Answer = oneshot::Sender<Result<Outcome, SubmitError>>;
 
-struct Job {
-    input: Input,
-    answer: Answer,
+enum Job {
+    Input {
+        input: Input,
+        answer: Answer,
+    },
+    /// Between two batches, so that what is pinned belongs with a read that begins in there.
+    Pin {
+        family: Family,
+        begin: Begin,
+    },
 }
+
+type Begin = Box<dyn FnOnce(Option<Snapshot<()>>) + Send>;
 
 /// From so many answers on they are handed out inside the runtime: a wake from the writer's own thread is a
 /// system call, which for a thousand writers took longer than the puts themselves.
@@ -143,9 +153,24 @@ impl<R: Reads> Database<R> {
     /// Carries out an input; returns when it is durable.
     pub async fn submit(&self, input: Input) -> Result<Outcome, SubmitError> {
         let (answer, outcome) = oneshot::channel();
-        let job = Job { input, answer };
+        let job = Job::Input { input, answer };
         self.queue.send(job).await.map_err(|_| SubmitError::Stopping)?;
         outcome.await.map_err(|_| SubmitError::Stopping)?
+    }
+
+    /// One exchanged family at one moment, its sketch with its records; none if it is not exchanged here. While it
+    /// is held, the store keeps what it shows: not for long.
+    pub async fn snapshot(&self, family: &Family) -> Result<Option<Snapshot<R::Reader>>, SubmitError> {
+        let (answer, snapshot) = oneshot::channel();
+        let reads = self.reads.clone();
+        let begin = Box::new(move |pinned: Option<Snapshot<()>>| {
+            let with_read = |pinned: Snapshot<()>| reads.read().map(|read| pinned.with(read));
+            // Whoever asked may have gone away.
+            let _ = answer.send(pinned.map(with_read).transpose());
+        });
+        let job = Job::Pin { family: family.clone(), begin };
+        self.queue.send(job).await.map_err(|_| SubmitError::Stopping)?;
+        Ok(snapshot.await.map_err(|_| SubmitError::Stopping)??)
     }
 
     /// Returns when the writer has ended. As long as there is a handle only a panic ends it: an invariant
@@ -246,12 +271,26 @@ impl<S: Store, F: FnMut(BatchReport<'_>)> Thread<S, F> {
     fn run(&mut self) {
         let mut jobs = Vec::new();
         while self.inbox.blocking_recv_many(&mut jobs, self.batch_max) > 0 {
-            self.carry_out(&mut jobs);
+            let (mut inputs, mut answers, mut pins) = (Vec::new(), Vec::new(), Vec::new());
+            for job in jobs.drain(..) {
+                match job {
+                    Job::Input { input, answer } => {
+                        inputs.push(input);
+                        answers.push(answer);
+                    }
+                    Job::Pin { family, begin } => pins.push((family, begin)),
+                }
+            }
+            if !inputs.is_empty() {
+                self.carry_out(inputs, answers);
+            }
+            for (family, begin) in pins {
+                begin(self.replica.pin(&family));
+            }
         }
     }
 
-    fn carry_out(&mut self, jobs: &mut Vec<Job>) {
-        let (inputs, answers): (Vec<_>, Vec<_>) = jobs.drain(..).map(|job| (job.input, job.answer)).unzip();
+    fn carry_out(&mut self, inputs: Vec<Input>, answers: Vec<Answer>) {
         let count = inputs.len();
         #[expect(clippy::disallowed_methods, reason = "measures how long a batch takes; decides nothing")]
         let started = Instant::now();

@@ -28,7 +28,8 @@ impl World {
         let link = read_link(&read, self.pbxes[node].eid()).expect("memory reads").unwrap_or_default();
         // A repeated answer to an earlier request may come after a later one was carried out.
         let durable = link.inbound.call_id != call_id || link.inbound.cseq >= cseq;
-        let never = link.inbound.call_id.is_empty() || (link.inbound.call_id != call_id && link.inbound.told_stale);
+        let never =
+            link.inbound.call_id.is_empty() || (link.inbound.call_id != call_id && link.inbound.told_stale.is_some());
         if durable && !never {
             return Ok(());
         }
@@ -124,6 +125,10 @@ impl World {
                 ),
             );
         }
+        let rolled_back = |(path, last): &(&String, &Option<(usize, Option<String>)>)| {
+            last.as_ref().is_some_and(|(pair, value)| *pair == at && found.get(*path) != value.as_ref())
+        };
+        self.stats.rolled_back += self.last_writes.iter().filter(rolled_back).count() as u64;
         self.stats.exempt += exempt;
         Ok(())
     }

@@ -9,6 +9,7 @@
 pub mod history;
 mod judge;
 mod pbx;
+pub mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -116,7 +117,9 @@ pub struct Stats {
     pub lost: u64,
     pub accepted: u64,
     pub dropped_by_asterisk: u64,
-    pub restarts_seen: u64,
+    /// Keys whose last write at the only Asterisk that wrote them is not what it holds at rest.
+    pub rolled_back: u64,
+    /// Keys that an Asterisk lacks because it could not tell of its delete.
     pub exempt: u64,
 }
 
@@ -133,6 +136,8 @@ pub struct World {
     families: [(Family, Mode); 2],
     /// The stamp that each value got.
     stamped: BTreeMap<String, Stamp>,
+    /// The last write to each path: by which Asterisk, and what; none if it had several writers.
+    last_writes: BTreeMap<String, Option<(usize, Option<String>)>>,
     healed: bool,
     pub stats: Stats,
 }
@@ -204,7 +209,7 @@ impl Stats {
         self.lost += other.lost;
         self.accepted += other.accepted;
         self.dropped_by_asterisk += other.dropped_by_asterisk;
-        self.restarts_seen += other.restarts_seen;
+        self.rolled_back += other.rolled_back;
         self.exempt += other.exempt;
     }
 }
@@ -239,6 +244,7 @@ impl World {
             edges_cut: vec![0; history.pairs],
             families: [(family("foo"), Mode::Global), (family("uni"), Mode::Unique)],
             stamped: BTreeMap::new(),
+            last_writes: BTreeMap::new(),
             healed: false,
             stats: Stats::default(),
             history,
@@ -589,6 +595,7 @@ impl World {
         let (_, Write { pair, at_asterisk, unique, key, delete }) = self.history.writes[index];
         let (family, key, value) =
             (self.families[usize::from(unique)].0.clone(), format!("k{key}"), format!("v{index}"));
+        self.remember(pair, at_asterisk, format!("/{family}/{key}"), (!delete).then(|| value.clone()));
         if at_asterisk {
             let now = self.now;
             if delete {
@@ -607,6 +614,16 @@ impl World {
         };
         self.submit(pair, input, Waiting::Nobody);
         Ok(())
+    }
+
+    fn remember(&mut self, pair: usize, at_asterisk: bool, path: String, value: Option<String>) {
+        if at_asterisk && self.pbxes[pair].process.is_none() {
+            return;
+        }
+        let write = at_asterisk.then_some((pair, value));
+        let last = self.last_writes.entry(path).or_insert_with(|| write.clone());
+        let only = last.as_ref().map(|(pair, _)| *pair) == Some(pair);
+        *last = write.filter(|_| only);
     }
 
     fn fault(&mut self, index: usize) {

@@ -81,6 +81,9 @@ pub struct MeshConfig {
     pub wanted_max: usize,
     /// How long such an address is dialled after the last message to it.
     pub wanted_hold_ms: u64,
+    /// Where not everyone is connected: a connection to another site that this side made is closed when it has not
+    /// been needed here for this long. If the other side needs it, that one makes another.
+    pub unneeded_hold_ms: u64,
     /// How long the alarm of a duplicate EID stands after it was last seen.
     pub duplicate_hold_ms: u64,
 }
@@ -118,6 +121,7 @@ impl Default for MeshConfig {
             incoming_queue_max: 256,
             wanted_max: 1_000,
             wanted_hold_ms: 60_000,
+            unneeded_hold_ms: 30_000,
             duplicate_hold_ms: 30_000,
         }
     }

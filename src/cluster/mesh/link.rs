@@ -28,6 +28,7 @@ pub(super) const CLOSE_DUPLICATE_EID: u32 = 3;
 pub(super) const CLOSE_REFUSED: u32 = 4;
 pub(super) const CLOSE_RECHECKED: u32 = 5;
 pub(super) const CLOSE_RING_FULL: u32 = 6;
+pub(super) const CLOSE_UNNEEDED: u32 = 7;
 
 /// TLS alerts are told as QUIC transport errors of this range (RFC 9001, 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;

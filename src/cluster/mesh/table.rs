@@ -103,6 +103,10 @@ impl Table {
         self.links.values()
     }
 
+    pub fn all(&self) -> impl Iterator<Item = (Eid, &Link)> {
+        self.links.iter().map(|(peer, link)| (*peer, link))
+    }
+
     pub fn link(&self, peer: Eid) -> Option<&Link> {
         self.links.get(&peer)
     }

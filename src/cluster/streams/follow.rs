@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::reconcile::{ReconcileError, reconcile};
 use super::serve::refuse;
 use super::wan;
 use crate::cluster::frames::{FrameError, read_frame, read_message, write_frame};
@@ -15,6 +17,7 @@ use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::message::{Entries, FollowReply};
 use crate::core::path::Family;
+use crate::core::reconcile::Peer;
 use crate::core::record::Classes;
 use crate::core::replica::{Apply, Input, Outcome, Refusal};
 use crate::core::session::{Follower, Next, Violation};
@@ -69,6 +72,10 @@ enum FollowError {
     Store(#[from] StoreError),
     #[error("the source does not share the family as we do")]
     NotShared,
+    #[error(transparent)]
+    Reconcile(#[from] ReconcileError),
+    #[error("the source cannot compare now")]
+    NotCompared,
     #[error("the source is not trusted for the family")]
     NotAllowed,
 }
@@ -132,10 +139,41 @@ impl<R: Reads> Follow<R> {
             Err(error) => return (error.into(), false),
         };
         let mut was_current = false;
+        let mut right = None;
         loop {
+            if follower.must_compare() {
+                right = self.right_to_fetch(right).await;
+                if let Err(error) = self.compare(&mut follower).await {
+                    return (error, was_current);
+                }
+            }
+            if follower.asked() == self.classes {
+                right = None;
+            }
             if let Err(error) = self.stream(&mut follower, &mut was_current).await {
                 return (error, was_current);
             }
+        }
+    }
+
+    /// Of several sources a family is fetched whole from one, and then compared with the others.
+    async fn right_to_fetch(&self, held: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        if held.is_some() {
+            return held;
+        }
+        let patience = Duration::from_millis(self.room.config.fetch_patience_ms);
+        tokio::time::timeout(patience, self.room.fetching(&self.family).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Without a cursor: what is here already needs not come again.
+    async fn compare(&self, follower: &mut Follower) -> Result<(), FollowError> {
+        let peer = Peer { eid: self.source, crossing: self.crossing };
+        let ended = reconcile(&self.room, peer, &self.family).await?;
+        match follower.on_compared(&ended) {
+            Some(Next::ApplyThenReopen(apply) | Next::Apply(apply)) => self.apply(apply).await,
+            Some(Next::GiveUp { .. }) => Err(FollowError::NotShared),
+            Some(Next::Read | Next::Reopen) => Ok(()),
+            None => Err(FollowError::NotCompared),
         }
     }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::Shared;
-use crate::cluster::frames::{FrameError, read_message, write_frame};
+use super::{Shared, reconcile};
+use crate::cluster::frames::{FrameError, read_frame, write_frame};
 use crate::cluster::mesh::Incoming;
-use crate::core::codec::FRAME_MAX_BYTES;
+use crate::core::codec::{self, Message};
 use crate::core::eid::Eid;
-use crate::core::message::{Entries, Follow, FollowReply};
+use crate::core::message::{Compare, Entries, Follow, FollowReply};
 use crate::core::session::Source;
-use crate::core::storage::{Reads, StoreError};
+use crate::core::storage::{Read, Reads, StoreError};
 
 /// Why serving a stream ended, other than that the follower went away.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +57,18 @@ pub(super) fn refuse<R: Reads>(room: &Shared<R>, peer: Eid, error: &FrameError) 
 }
 
 async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<(), ServeError> {
-    let Incoming { peer, mut send, mut recv, site, .. } = stream;
+    let Incoming { peer, run, site, mut send, mut recv } = stream;
     let far = site != room.mesh.config().site;
     let timeout = Duration::from_millis(room.config.request_timeout_ms);
-    let request: Follow = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+    let frame = tokio::time::timeout(timeout, read_frame(&mut recv)).await;
+    let frame = frame.map_err(|_| FrameError::TimedOut(timeout.as_millis()))??;
+    let (header, payload) = frame.ok_or(FrameError::Ended)?;
+    if header.kind == Compare::KIND {
+        let ask = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+        reconcile::answered(room, Incoming { peer, run, site, send, recv }, ask).await;
+        return Ok(());
+    }
+    let request: Follow = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
     if !room.mesh.allows(peer, &request.family) {
         room.mesh.note_not_allowed(peer, &request.family);
         write_frame(&mut send, &FollowReply::NotShared { mode: None }).await?;
@@ -74,6 +82,9 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         Source::open(&view.read, &view.families, &request)?
     };
     tracing::debug!(%peer, family = %request.family, classes = %request.classes, ?reply, "follower");
+    if matches!(reply, FollowReply::Compare { .. }) {
+        note_unknown_run(room, peer, &request)?;
+    }
     write_frame(&mut send, &reply).await?;
     let Some(mut source) = source else {
         let _ = send.finish();
@@ -102,6 +113,24 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
             }
         }
     }
+}
+
+/// A peer has followed a run of this node that the disk knows nothing of: the disk was lost, put back or copied.
+fn note_unknown_run<R: Reads>(room: &Shared<R>, peer: Eid, request: &Follow) -> Result<(), StoreError> {
+    let Some(cursor) = request.cursor else { return Ok(()) };
+    if room.database.view()?.read.runs()?.iter().any(|start| start.run == cursor.run) {
+        return Ok(());
+    }
+    room.streams.verifies.note_unknown_run();
+    if room.mesh.counters().refuse("unknown_run") {
+        tracing::warn!(
+            %peer,
+            run = %cursor.run,
+            "a peer has followed a run of this node that its disk does not know: the disk was lost, put back or copied. What \
+             is missing comes from the peers by itself; if it was copied, stop the other node"
+        );
+    }
+    Ok(())
 }
 
 /// Reads the feed off the async threads.

@@ -7,11 +7,24 @@ use crate::core::topology::{Member, rings};
 
 fn by_site(site: &str, seeds: &[&Node]) -> MeshConfig {
     let seeds = seeds.iter().map(|node| node.address()).collect();
-    MeshConfig { site: site.into(), rings: Rings::BySite, seeds, ..config() }
+    MeshConfig {
+        site: site.into(),
+        rings: Rings::BySite,
+        seeds,
+        unneeded_hold_ms: 2_000,
+        wanted_hold_ms: 3_000,
+        ..config()
+    }
 }
 
 fn gossip_config() -> GossipConfig {
-    GossipConfig { interval_ms: 100, wide_interval_ms: 200, claim_hold_ms: 8_000, ..GossipConfig::new(generation()) }
+    GossipConfig {
+        interval_ms: 100,
+        wide_interval_ms: 200,
+        claim_hold_ms: 8_000,
+        speak_after_ms: 500,
+        ..GossipConfig::new(generation())
+    }
 }
 
 fn join(node: &Node) -> Gossip {
@@ -58,7 +71,7 @@ async fn sites_that_meet_through_nodes_that_do_not_speak_learn_of_each_other_and
     assert_eq!((seen.site.as_str(), seen.run), ("there", Run(11)));
     assert!(nodes[2].peer(there[0]).is_some(), "the speakers are connected");
     let (middle, far_middle) = (&nodes[1], there[1]);
-    assert!(middle.peer(far_middle).is_none(), "those who speak for nobody need no connection");
+    eventually("those who speak for nobody need no connection", SOON * 3, || middle.peer(far_middle).is_none()).await;
     for node in &nodes {
         assert_eq!(node.refused("gossip_ring") + node.mesh.counters().gossip_values_ignored.get(), 0);
         assert_eq!(node.mesh.counters().gossip_restarts.get(), 0);
@@ -66,6 +79,8 @@ async fn sites_that_meet_through_nodes_that_do_not_speak_learn_of_each_other_and
     // Whom a plan needs is dialled.
     gossips[1].set_needed([eid(far_middle)].into());
     eventually("who is needed is connected", SOON, || middle.peer(far_middle).is_some()).await;
+    gossips[1].set_needed([].into());
+    eventually("and is not when it is needed no more", SOON * 2, || middle.peer(far_middle).is_none()).await;
     for node in nodes {
         node.stop().await;
     }

@@ -78,6 +78,7 @@ impl World {
                 protocol_version: 1,
                 version: String::new(),
                 families: [(family(), Mode::Global)].into(),
+                roots: BTreeMap::new(),
                 head: 0,
                 unreached: missed(of).map(|(eid, _)| *eid).collect(),
                 live: component.contains(&of) || self.ghosts.contains(&of),

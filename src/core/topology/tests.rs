@@ -23,6 +23,7 @@ fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member {
         protocol_version: 1,
         version: "0".into(),
         families: shared(families),
+        roots: BTreeMap::new(),
         head: 0,
         unreached: BTreeSet::new(),
         live: true,

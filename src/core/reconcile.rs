@@ -1,0 +1,261 @@
+//! Reconcile: two nodes make one family equal at the price of the difference. Both ends as state machines, no
+//! sockets.
+//!
+//! The opener asks with its root. Equal roots end it. Else the answerer sends a few cells of its sketch and an
+//! estimator. If these cells decode, the opener knows what differs. If not, it sends as many of its own cells as
+//! the estimate wants, and the answerer decodes. Whoever has decoded sends the records that the other lacks and
+//! names the ones that it lacks itself; the other answers with those:
+//!
+//!     few differences                        more
+//!     opener     answerer                    opener     answerer
+//!       ── Compare ──►                         ── Compare ──►
+//!       ◄── Differs ──                         ◄── Differs ──
+//!       ── Records, wants ──►                  ── Cells ──►            (again, if `More` are wanted)
+//!       ◄── Records ──                         ◄── Records, wants ──
+//!                                              ── Records ──►
+//!                                              ◄── Settled ──
+//!
+//! So no record crosses that the other side has or that would lose there, and both hold everything within two
+//! round trips and one last push. Where fetching everything costs less than the cells, the opener is told so.
+//! What was applied before a stream broke stays applied: the next attempt finds so much less to do.
+//!
+//! Both sides work on snapshots, so that cells, roots and records of one stream belong together. Never here:
+//! waiting, choosing a peer (`verify`). Invariants: memory is bounded by [`CELLS_MAX`] on both sides; a peer that
+//! says what a correct one does not say is an error.
+
+mod answerer;
+mod exchange;
+mod opener;
+#[cfg(test)]
+mod tests;
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+
+pub use self::answerer::Answerer;
+pub use self::opener::Opener;
+use super::clock::Hlc;
+use super::eid::Eid;
+use super::family::Mode;
+use super::message::{Compare, Reconcile};
+use super::path::Family;
+use super::record::{Record, RecordKey};
+use super::replica::Apply;
+use super::sketch::{Broken, CELLS_MAX, Cell, Item, Sketch};
+use super::storage::{Read, Run, Span, StoreError};
+
+/// Cells that the answerer sends at once: they decode where hardly anything differs.
+const FIRST_CELLS: usize = 8;
+/// Cells in one frame, at most: 40 bytes each, mostly.
+const FRAME_CELLS: usize = 4_096;
+/// How often an answerer may ask for more cells.
+const ROUNDS_MAX: u32 = 8;
+/// What a cell and a record cost on the wire, about: to judge whether everything is cheaper.
+const CELL_BYTES: u64 = 40;
+const RECORD_BYTES: u64 = 100;
+
+/// One family of a store at one moment: its sketch and its records belong together.
+#[derive(Clone, Debug)]
+pub struct Snapshot<R> {
+    pub read: R,
+    pub family: Family,
+    pub mode: Mode,
+    /// The sharing that it belongs to, by the sequence number of its mark.
+    pub since: u64,
+    pub floor: Hlc,
+    pub sketch: Arc<Sketch>,
+    pub run: Run,
+    pub head: u64,
+}
+
+impl Snapshot<()> {
+    /// `read` must begin before anything else is committed.
+    pub fn with<R>(self, read: R) -> Snapshot<R> {
+        let Self { read: (), family, mode, since, floor, sketch, run, head } = self;
+        Snapshot { read, family, mode, since, floor, sketch, run, head }
+    }
+}
+
+/// Who is on the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub eid: Eid,
+    /// It is at another site.
+    pub crossing: bool,
+}
+
+/// What the driver does next. When it is done it asks again.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<E> {
+    Ask(Compare),
+    Send(Reconcile),
+    /// Read the next frame and hand it in.
+    Read,
+    /// Apply this; ask again only when it is durable.
+    Apply(Apply),
+    End(E),
+}
+
+/// How a reconcile ended, for the side that opened it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The roots were equal: each side had what the other had. The run and the head of the peer are those of
+    /// the snapshot that was compared.
+    Equal {
+        run: Run,
+        head: u64,
+    },
+    /// Now each side durably has what the other had when they compared.
+    Reconciled {
+        run: Run,
+        head: u64,
+        sent: u64,
+        received: u64,
+    },
+    /// It is cheaper to fetch everything from the peer.
+    Everything,
+    /// It is the peer that lacks nearly everything that differs: it will fetch.
+    LeftToPeer,
+    NotShared {
+        mode: Option<Mode>,
+    },
+    /// The peer has another purge floor: nothing can be compared until one of the two has adopted it.
+    OtherFloor {
+        floor: Hlc,
+    },
+    /// The peer serves as many as it can.
+    Busy,
+}
+
+impl Ended {
+    /// A short name for counting; the set of names is fixed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Ended::Equal { .. } => "equal",
+            Ended::Reconciled { .. } => "reconciled",
+            Ended::Everything => "everything",
+            Ended::LeftToPeer => "left_to_peer",
+            Ended::NotShared { .. } => "not_shared",
+            Ended::OtherFloor { .. } => "other_floor",
+            Ended::Busy => "busy",
+        }
+    }
+
+    /// Whether both sides are known to hold, durably, everything that either had when they compared: what the
+    /// books may call a verify with this peer.
+    pub fn is_verified(&self) -> bool {
+        matches!(self, Ended::Equal { .. } | Ended::Reconciled { .. })
+    }
+}
+
+/// How it ended for the side that answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    pub sent: u64,
+    pub received: u64,
+}
+
+/// The peer said something that a correct one does not say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    #[error("its cells are broken: {0}")]
+    Cells(#[from] Broken),
+    #[error("a '{0}' came where it makes no sense")]
+    Unexpected(&'static str),
+    #[error("a record came that was not asked for, or older than it was said to be: {0}")]
+    Unwanted(String),
+    #[error("it wants a record that it cannot know of, or more than there are")]
+    Wants,
+    #[error("it did not send what was asked for")]
+    Missing,
+    #[error("it asks for cells without end")]
+    Endless,
+}
+
+/// Why a machine does not go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the peer broke the protocol: {0}")]
+    Violation(#[from] Violation),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Broken> for Fault {
+    fn from(broken: Broken) -> Self {
+        Fault::Violation(broken.into())
+    }
+}
+
+/// What both sides need of a snapshot: cells, and records by their items.
+#[derive(Debug)]
+struct Own {
+    peer: Peer,
+    family: Family,
+    mode: Mode,
+    since: u64,
+    sketch: Arc<Sketch>,
+    /// Of a family that keeps fewer cells than are needed: as many as are needed.
+    extended: Vec<Cell>,
+}
+
+impl Own {
+    fn new<R>(snapshot: &Snapshot<R>, peer: Peer) -> Self {
+        let Snapshot { family, mode, since, sketch, .. } = snapshot;
+        let (family, sketch) = (family.clone(), sketch.clone());
+        Self { peer, family, mode: *mode, since: *since, sketch, extended: Vec::new() }
+    }
+
+    fn cells<R: Read>(&mut self, read: &R, range: Range<usize>) -> Result<&[Cell], StoreError> {
+        if self.sketch.cells().len() >= range.end {
+            return Ok(&self.sketch.cells()[range]);
+        }
+        if self.extended.len() < range.end {
+            let (family, mode, sketch) = (&self.family, self.mode, &self.sketch);
+            let items = || -> Result<Vec<Item>, StoreError> {
+                let mut items = Vec::new();
+                read.scan(Span::Under(family), &mut |(key, stored)| {
+                    if key.path.key_in(family).is_some() && mode.owns(&key) {
+                        items.push(sketch.item_of(&key, stored.register.stamp()));
+                    }
+                    ControlFlow::Continue(())
+                })?;
+                Ok(items)
+            };
+            let count = range.end.next_power_of_two().min(CELLS_MAX);
+            self.extended = sketch.prefix(count, items)?.into_owned();
+        }
+        Ok(&self.extended[range])
+    }
+
+    /// The keys of our records with this hash, and with this stamp if it is given.
+    fn find<R: Read>(&self, read: &R, key: u64, wanted: Option<&Item>) -> Result<Vec<RecordKey>, StoreError> {
+        let mut found = Vec::new();
+        for seq in self.sketch.places(key) {
+            let mut at = None;
+            read.feed(self.family.top(), seq - 1, &mut |(seen, _, key)| {
+                at = (seen == seq).then_some(key);
+                ControlFlow::Break(())
+            })?;
+            let Some(at) = at else { continue };
+            let stored = read.record(&at)?;
+            if stored.is_some_and(|stored| wanted.is_none_or(|item| stored.register.stamp() == item.stamp)) {
+                found.push(at);
+            }
+        }
+        Ok(found)
+    }
+
+    fn apply(&self, records: Vec<Record>) -> Apply {
+        Apply {
+            source: self.peer.eid,
+            crossing: self.peer.crossing,
+            family: self.family.clone(),
+            mode: self.mode,
+            since: Some(self.since),
+            records,
+            cursor: None,
+            drop_cursor: None,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The sketches of this node's shared families, kept while records come and go.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::decode::cells_of;
+use super::{CELLS_MAX, CELLS_MIN, Cell, Hashed, Item, Root, SketchKey, add_to};
+use crate::core::clock::Stamp;
+use crate::core::path::Family;
+use crate::core::record::RecordKey;
+
+/// Entries of one bucket of an index, on average at most.
+const BUCKET_ENTRIES: usize = 64;
+
+/// How many cells are kept of a family of so many records: enough to tell twice as many differences apart, so
+/// that a small family costs little.
+pub fn cells_for(records: u64) -> usize {
+    let wanted = usize::try_from(records.saturating_mul(2)).unwrap_or(usize::MAX);
+    wanted.clamp(CELLS_MIN, CELLS_MAX).next_power_of_two()
+}
+
+/// What is compared first of a family: the root, and of how many records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub root: Root,
+    pub records: u64,
+}
+
+/// Where each record stands in the change feed, by the hash of its key: so that the records of decoded items are
+/// found without a scan. 16 bytes a record, in buckets that a snapshot shares until they change.
+#[derive(Clone, Debug)]
+struct Index {
+    bits: u32,
+    buckets: Vec<Arc<Vec<(u64, u64)>>>,
+    entries: usize,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { bits: 0, buckets: vec![Arc::default()], entries: 0 }
+    }
+}
+
+impl Index {
+    fn bucket_of(&self, key: u64) -> usize {
+        if self.bits == 0 { 0 } else { (key >> (64 - self.bits)) as usize }
+    }
+
+    fn insert(&mut self, key: u64, seq: u64) {
+        if self.entries >= self.buckets.len() * BUCKET_ENTRIES {
+            self.double();
+        }
+        let at = self.bucket_of(key);
+        let bucket = Arc::make_mut(&mut self.buckets[at]);
+        let place = bucket.partition_point(|entry| *entry < (key, seq));
+        bucket.insert(place, (key, seq));
+        self.entries += 1;
+    }
+
+    fn remove(&mut self, key: u64, seq: u64) {
+        let at = self.bucket_of(key);
+        let bucket = Arc::make_mut(&mut self.buckets[at]);
+        if let Ok(place) = bucket.binary_search(&(key, seq)) {
+            bucket.remove(place);
+            self.entries -= 1;
+        }
+    }
+
+    fn of(&self, key: u64) -> impl Iterator<Item = u64> {
+        let bucket = &self.buckets[self.bucket_of(key)];
+        let start = bucket.partition_point(|entry| entry.0 < key);
+        bucket[start..].iter().take_while(move |entry| entry.0 == key).map(|entry| entry.1)
+    }
+
+    fn double(&mut self) {
+        self.bits += 1;
+        let old = std::mem::take(&mut self.buckets);
+        for bucket in old {
+            let shift = 64 - self.bits;
+            let middle = bucket.partition_point(|entry| (entry.0 >> shift) & 1 == 0);
+            self.buckets.push(Arc::new(bucket[..middle].to_vec()));
+            self.buckets.push(Arc::new(bucket[middle..].to_vec()));
+        }
+    }
+}
+
+/// The sketch of one family. A clone is a snapshot: it shares what does not change.
+#[derive(Clone, Debug)]
+pub struct Sketch {
+    key: SketchKey,
+    summary: Summary,
+    cells: Arc<Vec<Cell>>,
+    index: Index,
+}
+
+impl Sketch {
+    /// Of the records that `each` hands to its argument, with their places in the feed.
+    pub fn build<E>(
+        key: SketchKey,
+        each: impl FnOnce(&mut dyn FnMut(&RecordKey, Stamp, u64)) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut builder = Builder::new(key);
+        each(&mut |record, stamp, seq| builder.add(record, stamp, seq))?;
+        Ok(builder.finish())
+    }
+
+    pub fn key(&self) -> SketchKey {
+        self.key
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    /// The cells that are kept.
+    pub fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// Places in the feed of records whose keys have this hash.
+    pub fn places(&self, key: u64) -> impl Iterator<Item = u64> {
+        self.index.of(key)
+    }
+
+    /// Whether it has grown out of its cells: build it anew.
+    fn is_outgrown(&self) -> bool {
+        self.cells.len() < cells_for(self.summary.records)
+    }
+
+    fn add(&mut self, item: &Hashed, seq: u64) {
+        self.summary.root.toggle(item);
+        self.summary.records += 1;
+        add_to(Arc::make_mut(&mut self.cells).as_mut_slice(), item, 1);
+        self.index.insert(item.key(), seq);
+    }
+
+    fn take_out(&mut self, item: &Hashed, seq: u64) {
+        self.summary.root.toggle(item);
+        self.summary.records -= 1;
+        add_to(Arc::make_mut(&mut self.cells).as_mut_slice(), item, -1);
+        self.index.remove(item.key(), seq);
+    }
+
+    /// Whether both sum the same records and find them at the same places.
+    pub fn agrees_with(&self, other: &Sketch) -> bool {
+        let cells = self.cells.len().min(other.cells.len());
+        let entries = |sketch: &Sketch| -> Vec<(u64, u64)> {
+            sketch.index.buckets.iter().flat_map(|bucket| bucket.iter().copied()).collect()
+        };
+        self.summary == other.summary && self.cells[..cells] == other.cells[..cells] && entries(self) == entries(other)
+    }
+}
+
+/// Sums records without knowing beforehand how many there will be.
+pub struct Builder {
+    key: SketchKey,
+    sketch: Sketch,
+    /// Kept while they are few; later they are summed at once.
+    few: Vec<Hashed>,
+}
+
+impl Builder {
+    pub fn new(key: SketchKey) -> Self {
+        let sketch = Sketch { key, summary: Summary::default(), cells: Arc::default(), index: Index::default() };
+        Self { key, sketch, few: Vec::new() }
+    }
+
+    pub fn add(&mut self, record: &RecordKey, stamp: Stamp, seq: u64) {
+        let item = self.key.item(record, stamp);
+        if self.sketch.cells.is_empty() {
+            self.sketch.summary.root.toggle(&item);
+            self.sketch.summary.records += 1;
+            self.sketch.index.insert(item.key(), seq);
+            self.few.push(item);
+            if self.few.len() > CELLS_MAX / 2 {
+                self.sketch.cells = Arc::new(cells_of(std::mem::take(&mut self.few).into_iter(), CELLS_MAX));
+            }
+        } else {
+            self.sketch.add(&item, seq);
+        }
+    }
+
+    pub fn finish(mut self) -> Sketch {
+        if self.sketch.cells.is_empty() {
+            let cells = cells_for(self.sketch.summary.records);
+            self.sketch.cells = Arc::new(cells_of(self.few.into_iter(), cells));
+        }
+        self.sketch
+    }
+}
+
+/// A change of a sketch, staged by a batch and carried out when the batch is durable.
+#[derive(Debug)]
+pub enum Change {
+    /// The family is shared from now on.
+    Shared(Family, Box<Sketch>),
+    Unshared(Family),
+    /// A record was put, over another or not.
+    Put {
+        family: Family,
+        old: Option<(Hashed, u64)>,
+        new: (Hashed, u64),
+    },
+    /// A record is not there any more.
+    Gone {
+        family: Family,
+        old: (Hashed, u64),
+    },
+}
+
+/// The sketches of all families that this node exchanges.
+#[derive(Debug, Default)]
+pub struct Sketches(BTreeMap<Family, Arc<Sketch>>);
+
+impl Sketches {
+    pub fn get(&self, family: &Family) -> Option<&Arc<Sketch>> {
+        self.0.get(family)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&Family, &Arc<Sketch>)> {
+        self.0.iter()
+    }
+
+    pub fn replace(&mut self, family: Family, sketch: Sketch) {
+        self.0.insert(family, Arc::new(sketch));
+    }
+
+    /// Carries out what a durable batch has staged, and names the families whose sketches must be built anew,
+    /// since they have outgrown their cells.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Vec<Family> {
+        let mut outgrown = Vec::new();
+        for change in changes {
+            let (family, old, new) = match change {
+                Change::Shared(family, sketch) => {
+                    self.replace(family, *sketch);
+                    continue;
+                }
+                Change::Unshared(family) => {
+                    self.0.remove(&family);
+                    continue;
+                }
+                Change::Put { family, old, new } => (family, old, Some(new)),
+                Change::Gone { family, old } => (family, Some(old), None),
+            };
+            let sketch = Arc::make_mut(self.0.get_mut(&family).expect("what is exchanged has a sketch"));
+            if let Some((item, seq)) = old.filter(|_| !mutant!(OldItemStays)) {
+                sketch.take_out(&item, seq);
+            }
+            if let Some((item, seq)) = new {
+                sketch.add(&item, seq);
+            }
+            if sketch.is_outgrown() && !outgrown.contains(&family) {
+                outgrown.push(family);
+            }
+        }
+        outgrown.retain(|family| self.0.get(family).is_some_and(|sketch| sketch.is_outgrown()));
+        outgrown
+    }
+}
+
+/// The cells of a whole set, as many as are asked for.
+pub(super) fn extended(key: SketchKey, items: &[Item], count: usize) -> Vec<Cell> {
+    cells_of(items.iter().map(|item| key.hash(*item)), count)
+}
+
+impl Sketch {
+    /// The first `count` cells. A family that keeps fewer is small: its items are given whole.
+    pub fn prefix<E>(
+        &self,
+        count: usize,
+        items: impl FnOnce() -> Result<Vec<Item>, E>,
+    ) -> Result<std::borrow::Cow<'_, [Cell]>, E> {
+        match self.cells.get(..count) {
+            Some(cells) => Ok(cells.into()),
+            None => Ok(extended(self.key, &items()?, count).into()),
+        }
+    }
+
+    /// The item of a record.
+    pub fn item_of(&self, record: &RecordKey, stamp: Stamp) -> Item {
+        Item { key: self.key.hash_key(record), stamp }
+    }
+}
