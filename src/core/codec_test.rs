@@ -13,7 +13,9 @@ use super::codec::{
 };
 use super::eid::Eid;
 use super::family::Mode;
-use super::message::{Compare, Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, Reconcile};
+use super::message::{
+    Compare, Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, Reconcile, WideGossip,
+};
 use super::path::{Family, PATH_MAX_BYTES, Path, VALUE_MAX_BYTES, Value};
 use super::protocol::Versions;
 use super::record::{Class, Classes, Record, RecordKey, Stored};
@@ -194,6 +196,7 @@ fn a_backup_has_this_form() {
 #[test]
 fn a_message_of_the_membership_has_this_form() {
     golden(&Gossip { payload: vec![0xde, 0xad] }, &["4b46 01 05 0a000000", "0200000000000000 dead"]);
+    golden(&WideGossip { payload: vec![0xde, 0xad] }, &["4b46 01 15 0a000000", "0200000000000000 dead"]);
     golden(&Packed { payload: vec![0xde, 0xad] }, &["4b46 01 14 0a000000", "0200000000000000 dead"]);
 }
 

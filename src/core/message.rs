@@ -123,6 +123,12 @@ pub struct Gossip {
     pub payload: Vec<u8>,
 }
 
+/// The same between the speakers of sites, who gossip in a ring of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WideGossip {
+    pub payload: Vec<u8>,
+}
+
 /// A piece of the change feed as it goes between sites: the payload of an [`Entries`] frame, compressed with zstd
 /// (RFC 8878). Unpacked it is no longer than a frame's payload may be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +175,9 @@ impl Message for Packed {
 }
 impl Message for Gossip {
     const KIND: u8 = 5;
+}
+impl Message for WideGossip {
+    const KIND: u8 = 21;
 }
 impl Message for Compare {
     const KIND: u8 = 6;
