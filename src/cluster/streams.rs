@@ -7,6 +7,7 @@
 
 mod floors;
 mod follow;
+mod nearby;
 mod reconcile;
 mod serve;
 mod verify;
@@ -146,6 +147,7 @@ impl Streams {
 struct Room<R> {
     config: StreamsConfig,
     wan: Wan,
+    nearby: nearby::Known,
     mesh: Mesh,
     database: Database<R>,
     streams: Streams,
@@ -194,6 +196,7 @@ pub fn start<R: Reads>(
     let room = Arc::new(Room {
         config,
         wan,
+        nearby: nearby::Known::default(),
         mesh,
         database,
         streams: streams.clone(),
@@ -327,10 +330,11 @@ impl<R: Reads> Planner<R> {
             }
             changed
         });
-        self.running.retain(|key, (classes, cancel)| {
+        self.running.retain(|key @ (source, family), (classes, cancel)| {
             let stays = plan.follow.get(key) == Some(classes);
             if !stays {
                 cancel.cancel();
+                self.room.nearby.leaves(family, *source);
             }
             stays
         });

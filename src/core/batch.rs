@@ -370,7 +370,10 @@ impl<'a, W: Write> Batch<'a, W> {
         if in_step.is_none() || floor.is_some_and(|floor| in_step != Some(floor)) {
             return Ok(Err(Refusal::OtherFloor(family)));
         }
-        let bar = self.seen(&family).bar(source);
+        let mut bar = self.seen(&family).bar(source);
+        if floor.is_none() && !mutant!(UnknownFloorTrusted) {
+            bar = bar.max(in_step.unwrap_or_default());
+        }
         for record in &records {
             step!(check_arriving(record, &family, mode));
             if mutant!(LimitsBindMerge)

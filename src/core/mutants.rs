@@ -95,6 +95,7 @@ mutants! {
     TieByArrival: "of two stamps of one moment the later arrival wins",
     TombstoneForgotten: "a delete in a shared family removes the record",
     UniqueDelete: "a unique delete is sent to an Asterisk",
+    UnknownFloorTrusted: "records that come without a floor are taken from below it",
     UnsharedReceived: "records of a family that is not shared are taken",
     UnsharedServed: "a family that is not shared is served",
     ValueHashNotSketched: "a sketch does not see the hash of the value",
