@@ -413,7 +413,7 @@ impl<R: Read> Judge<'_, R> {
     fn is_barred(&mut self, key: &RecordKey, stamp: Stamp) -> bool {
         let below = self.acknowledged.target.is_some_and(|target| stamp.hlc <= target);
         let fresh = self.model.held.get(key).is_none_or(|held| held.stamp < stamp);
-        let barred = below && fresh && self.stored_stamp(key) != Some(stamp);
+        let barred = below && fresh && self.stored_stamp(key) < Some(stamp);
         self.branches.barred += u64::from(barred);
         barred
     }

@@ -112,12 +112,10 @@ impl Seen<'_> {
         self.of().floor.max(self.local.adopted)
     }
 
-    /// The floor that is to be adopted yet. A floor that comes when this node has gathered for a higher one is of a
-    /// round that has been given up, whose collector did not know it: the higher one is waited for.
+    /// The floor that is to be adopted yet.
     pub fn pending(&self) -> Option<Hlc> {
         let floor = self.of().floor;
-        let superseded = self.local.gathered > floor && self.local.spread < floor;
-        (floor > self.local.adopted && !superseded).then_some(floor)
+        (floor > self.local.adopted).then_some(floor)
     }
 
     /// The moment at or below which this node stamps nothing.
