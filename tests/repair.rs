@@ -5,13 +5,12 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::forwarder::Rule;
 
-use common::{SOON, TestFleet};
+use common::{SOON, TestFleet, copy_dir};
 
 const SHARED: [(&str, &str); 2] = [("foo", "global"), ("uni", "unique")];
 /// From the moment when a difference can be seen: the settling, two rounds of gossip, the reconcile, and room for
@@ -29,19 +28,6 @@ fn equal(fleet: &TestFleet, acks: &Acks, nodes: &[usize], within: Duration, what
     let (export, took) = fleet.wait_equal(nodes, within).expect("equal");
     assert_eq!(acks.faults(&read_export(&export).expect("an export")), [""; 0]);
     eprintln!("{what}: equal after {} ms", took.as_millis());
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a directory");
-    for entry in std::fs::read_dir(from).expect("readable") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("copied");
-        }
-    }
 }
 
 fn metric(fleet: &TestFleet, node: usize, name: &str, label: &str) -> u64 {
