@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::forwarder::Rule;
+use kinfolk::core::path::Value;
+use kinfolk::core::register::value_hash;
 
 use common::{SOON, TestFleet, copy_dir};
 
@@ -114,4 +116,38 @@ fn the_status_says_whether_the_others_have_the_same() {
     };
     let root = fleet.wait_for("equal roots", SOON, agreed).expect("they are equal");
     assert_eq!(root.len(), 32);
+}
+
+/// A line of an export, as a writer with that EID would have made it.
+fn line(path: &str, value: &str, unix_ms: u128, writer: &str) -> String {
+    let hash = value_hash(Some(&Value::new(value).expect("a value")));
+    let stamp = format!("{unix_ms}.0@{writer}#{hash:016x}");
+    serde_json::json!({ "owner": null, "path": path, "value": value, "stamp": stamp }).to_string()
+}
+
+#[test]
+fn a_stamp_from_the_future_and_one_stamp_on_two_values_are_told_by_status_metrics_and_log() {
+    let fleet = common::fleet(2, &[("foo", "global")]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    let lines = [
+        line("/foo/ahead", "of the mad clock", now + 365 * 86_400_000, "02:00:00:00:00:e1"),
+        line("/foo/twice", "of one", now, "02:00:00:00:00:e2"),
+        line("/foo/twice", "of the other", now, "02:00:00:00:00:e2"),
+    ];
+    let report = fleet.api(0).call("POST", "/v1/import", &[], lines.join("\n").as_bytes()).expect("an answer");
+    assert!(report.ok(), "{}", report.detail());
+    fleet.wait_equal(&[0, 1], SOON).expect("merged at once, everywhere");
+    let told = |node: usize, metric_name: &str, words: [&str; 3]| {
+        let says = |text: &str| words.iter().all(|word| text.contains(word));
+        let alarms = fleet.api(node).status().expect("a status").node.alarms;
+        assert!(alarms.iter().any(|alarm| says(alarm)), "node {node}: {alarms:?}");
+        assert!(metric(&fleet, node, metric_name, "") >= 1, "node {node}: {metric_name}");
+        assert_eq!(fleet.log(node).lines().filter(|line| says(line)).count(), 1, "node {node}: one line of the log");
+    };
+    for node in [0, 1] {
+        let words = ["02:00:00:00:00:e1", "in the future", "mend the clock"];
+        told(node, "kinfolk_merges_far_future_total", words);
+    }
+    let words = ["two nodes write as", "02:00:00:00:00:e2", "a certificate of its own"];
+    told(0, "kinfolk_merges_duplicate_eid_total", words);
 }
