@@ -56,8 +56,8 @@ fuzz seconds="600" targets="message body digest":
         mkdir -p "target/found/$target"
         nice "target/$host/release/$target" -max_total_time={{ seconds }} -max_len=8192 \
             -artifact_prefix="artifacts/$target-" "target/found/$target" "corpus/$target"
-        # What covers something new is kept, as small as it goes.
-        "target/$host/release/$target" -merge=1 "corpus/$target" "target/found/$target"
+        # What reaches code that the corpus does not is kept: few and small ones, since tests run them all.
+        "target/$host/release/$target" -set_cover_merge=1 -use_counters=0 -max_len=2048 "corpus/$target" "target/found/$target"
     done
 
 # simulations with new seeds, all night unless told otherwise

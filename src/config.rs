@@ -17,6 +17,7 @@ use crate::core::eid::Eid;
 use crate::core::family::{Families, Mark, Mode};
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
+use crate::core::topology::rings::{RING_NODES_MAX, RING_NODES_MAX_DEFAULT};
 
 pub use host_port::HostPort;
 pub use log_filter::LogFilter;
@@ -117,6 +118,23 @@ pub struct Clock {
 pub struct Gossip {
     pub interval_ms: u64,
     pub dead_node_grace_s: u64,
+    /// The same on every node of a cluster.
+    pub rings: Rings,
+    /// Between the sites, where each has a ring of its own.
+    pub wide_interval_ms: u64,
+    /// Nodes in one ring. Beyond that new ones are refused.
+    pub ring_nodes_max: usize,
+}
+
+/// Who gossips with whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rings {
+    /// Everyone with everyone.
+    #[default]
+    One,
+    /// Each site in a ring of its own, and one node of each in a ring of sites.
+    BySite,
 }
 
 /// When families are compared with other members, and repaired.
@@ -229,7 +247,13 @@ impl Default for Wan {
 
 impl Default for Gossip {
     fn default() -> Self {
-        Self { interval_ms: 300, dead_node_grace_s: 900 }
+        Self {
+            interval_ms: 300,
+            dead_node_grace_s: 900,
+            rings: Rings::One,
+            wide_interval_ms: 1_000,
+            ring_nodes_max: RING_NODES_MAX_DEFAULT,
+        }
     }
 }
 
@@ -405,6 +429,8 @@ impl Config {
             ("limits", "batch_max", count(limits.batch_max), 1, u64::MAX),
             ("limits", "http_body_max_bytes", count(limits.http_body_max_bytes), count(MIB), u64::MAX),
             ("gossip", "interval_ms", self.gossip.interval_ms, 50, 60_000),
+            ("gossip", "wide_interval_ms", self.gossip.wide_interval_ms, 50, 60_000),
+            ("gossip", "ring_nodes_max", count(self.gossip.ring_nodes_max), 2, count(RING_NODES_MAX)),
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
             ("verify", "gap_ms", self.verify.gap_ms, 100, 3_600_000),
             ("verify", "settle_ms", self.verify.settle_ms, 0, 60_000),

@@ -102,6 +102,7 @@ pub struct Metrics {
     wan_records: Family<DirectionLabel, Counter>,
     wan_bytes: Family<DirectionLabel, Counter>,
     wan_unpacked_bytes: Counter,
+    wan_fetched_nearby: Counter,
     ready: Gauge,
     alarms: Gauge,
     reloads: Family<OutcomeLabel, Counter>,
@@ -201,6 +202,7 @@ pub struct WanTotals {
     /// Sent and received.
     pub bytes: [u64; 2],
     pub sent_unpacked_bytes: u64,
+    pub fetched_nearby: u64,
 }
 
 impl Metrics {
@@ -240,6 +242,7 @@ impl Metrics {
             wan_records: Family::default(),
             wan_bytes: Family::default(),
             wan_unpacked_bytes: Counter::default(),
+            wan_fetched_nearby: Counter::default(),
             ready: Gauge::default(),
             alarms: Gauge::default(),
             reloads: Family::default(),
@@ -299,6 +302,8 @@ impl Metrics {
         registry.register_with_unit("wan", help, Unit::Bytes, self.wan_bytes.clone());
         let help = "Bytes of the feed sent to other sites before they were packed";
         registry.register_with_unit("wan_unpacked", help, Unit::Bytes, self.wan_unpacked_bytes.clone());
+        let help = "Records that were lost between sites and fetched from a relay nearby, since the start";
+        registry.register("wan_fetched_nearby_records", help, self.wan_fetched_nearby.clone());
         registry.register("ready", "1 if the node is ready", self.ready.clone());
         registry.register("alarms", "Alarms that kinfolk status shows", self.alarms.clone());
         registry.register("reloads", "Reloads of the configuration, by outcome", self.reloads.clone());
@@ -377,6 +382,7 @@ impl Metrics {
             raise(&self.wan_bytes.get_or_create(&label), extra.wan.bytes[at]);
         }
         raise(&self.wan_unpacked_bytes, extra.wan.sent_unpacked_bytes);
+        raise(&self.wan_fetched_nearby, extra.wan.fetched_nearby);
         self.clock_ahead.set(extra.clock_ahead_ms as f64 / 1e3);
         for (reason, count) in &extra.refused {
             let counter = self.refused.get_or_create(&ReasonLabel { reason });

@@ -26,9 +26,9 @@ use self::report::Reporter;
 use crate::asterisk::driver::{self, Bound, DriverConfig, Shown};
 use crate::cluster::streams::{self, Streams, StreamsConfig, WanConfig};
 use crate::cluster::tls::{Identity, IdentityFiles, TlsError};
-use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError};
+use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError, Rings};
 use crate::config::sip::own_eid;
-use crate::config::{Config, Verify};
+use crate::config::{self, Config, Verify};
 use crate::core::clock::UnixMs;
 use crate::core::eid::Eid;
 use crate::core::family::{Mode, ShareError};
@@ -174,12 +174,15 @@ impl Node {
         let mesh = Mesh::start(mesh_config(&config), identity, run, tracker.clone(), cancel.clone()).await?;
         let gossip_config = GossipConfig {
             interval_ms: config.gossip.interval_ms,
+            wide_interval_ms: config.gossip.wide_interval_ms,
+            ring_nodes_max: config.gossip.ring_nodes_max,
             dead_node_grace_ms: config.gossip.dead_node_grace_s * 1_000,
             ..GossipConfig::new(unix_ms())
         };
         let gossip = Gossip::start(gossip_config, mesh.clone(), &tracker, cancel.clone())?;
         let streams = streams::start(
             StreamsConfig {
+                unreachable_patience_ms: unreachable_patience_ms(&config),
                 verify: verify_config(&config),
                 wan: WanConfig { batch_ms: config.wan.batch_ms, bytes_per_s: config.wan.bytes_per_s },
                 ..StreamsConfig::default()
@@ -384,10 +387,26 @@ fn seeds(config: &Config) -> Vec<String> {
     config.cluster.seeds.iter().map(ToString::to_string).collect()
 }
 
+fn rings(gossip: &config::Gossip) -> Rings {
+    match gossip.rings {
+        config::Rings::One => Rings::One,
+        config::Rings::BySite => Rings::BySite,
+    }
+}
+
+/// Longer than membership takes to notice a death: that of a node of another site is heard of over two speakers.
+fn unreachable_patience_ms(config: &Config) -> u64 {
+    match config.gossip.rings {
+        config::Rings::One => 15_000,
+        config::Rings::BySite => 45_000,
+    }
+}
+
 fn mesh_config(config: &Config) -> MeshConfig {
     MeshConfig {
         cluster: config.cluster.name.clone(),
         site: config.site.clone(),
+        rings: rings(&config.gossip),
         listen: config.cluster.listen,
         advertise: config.cluster.advertise.as_ref().map(ToString::to_string),
         seeds: seeds(config),
@@ -440,6 +459,7 @@ async fn announce_needs(streams: Streams, gossip: Gossip) {
     loop {
         let now = needs.borrow_and_update().clone();
         gossip.set_unreached(now.unreached);
+        gossip.set_needed(now.dial);
         if needs.changed().await.is_err() {
             return;
         }

@@ -11,7 +11,7 @@ use kinfolk::core::clock::{Hlc, Stamp};
 use kinfolk::core::codec::{Message, PROTOCOL_VERSION, decode_frame, encode_frame};
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
-use kinfolk::core::message::{Entries, Follow, FollowReply, Gossip, Hello, Packed};
+use kinfolk::core::message::{Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, WideGossip};
 use kinfolk::core::path::{Family, Path as AstPath, Value};
 use kinfolk::core::protocol::{PROTOCOL_VERSION_MIN, Versions};
 use kinfolk::core::record::{Classes, Record, RecordKey};
@@ -91,6 +91,9 @@ fn version_1_is_read_and_written_as_its_files_say() {
     seen.golden("entries", &Entries { records, complete_to: 513, head: 514 });
     seen.golden("entries-without-records", &Entries { records: vec![], complete_to: 514, head: 514 });
     seen.golden("gossip", &Gossip { payload: b"opaque".to_vec() });
+    seen.golden("heard", &Heard { family, source: EID, run: RUN, to: 513 });
+    seen.golden("missing", &Missing { after: 513 });
+    seen.golden("wide-gossip", &WideGossip { payload: b"opaque".to_vec() });
     seen.golden("packed", &Packed { payload: b"opaque".to_vec() });
     let files: BTreeSet<String> = std::fs::read_dir(dir(1))
         .expect("golden files")

@@ -38,12 +38,18 @@ struct Lab {
 }
 
 impl Lab {
-    fn start() -> Self {
+    fn start(rings: &str) -> Self {
         let seed = common::seed();
         let network = Network::new(&SITES);
         let wan = Wan::start(&network, DELAY, LOSS, seed);
         let count = u8::try_from(SITES.len()).expect("few");
-        let fleet = netns::start(&network, common::plan(count, &SHARED));
+        let mut plan = common::plan(count, &SHARED);
+        for (node, plan) in plan.nodes.iter_mut().enumerate() {
+            plan.gossip_more = format!("rings = {rings:?}\nwide_interval_ms = 300\n");
+            // Its site, and one node of the whole cluster.
+            plan.seeds = Some((0..SITES.len()).filter(|of| SITES[*of] == SITES[node] || *of == 1).collect());
+        }
+        let fleet = netns::start(&network, plan);
         Self { fleet, wan, network, acks: Acks::default(), rng: StdRng::seed_from_u64(seed) }
     }
 
@@ -65,6 +71,25 @@ impl Lab {
         eprintln!("{what}: equal after {} ms", took.as_millis());
     }
 
+    /// Waits until every node shows all others, by site, as they are.
+    #[track_caller]
+    fn wait_all_seen(&self) {
+        let seen = |node| {
+            let status = self.fleet.api(node).status().expect("a status");
+            let live = status.members.iter().filter(|member| member.live).count();
+            let sites: std::collections::BTreeSet<_> = status.members.into_iter().map(|member| member.site).collect();
+            live == SITES.len() && sites.len() == 3
+        };
+        let all = || (0..SITES.len()).all(seen).then_some(());
+        self.fleet.wait_for("every node shows all others", SOON, all).expect("seen");
+        let connected = |node: usize| {
+            let members = self.fleet.api(node).status().expect("a status").members;
+            members.iter().filter(|member| member.connected).count() - 1
+        };
+        let connections: Vec<usize> = (0..SITES.len()).map(connected).collect();
+        eprintln!("connections of each node: {connections:?}");
+    }
+
     /// Waits until the cluster does nothing but idle.
     fn quiet(&self) -> f64 {
         let (began, before) = (Instant::now(), self.wan.all_passed());
@@ -75,10 +100,20 @@ impl Lab {
 
 #[test]
 fn three_sites_with_delay_and_loss_end_equal_and_a_write_crosses_each_line_once() {
+    all_is_well("one");
+}
+
+#[test]
+fn so_do_they_where_each_site_gossips_in_a_ring_of_its_own() {
+    all_is_well("by-site");
+}
+
+fn all_is_well(rings: &str) {
     if !netns::available() {
         return;
     }
-    let mut lab = Lab::start();
+    let mut lab = Lab::start(rings);
+    lab.wait_all_seen();
     for node in 0..SITES.len() {
         lab.write(node, &format!("/foo/{node}"), "at first");
         lab.write(node, "/foo/contested", &format!("of {node}"));

@@ -105,6 +105,7 @@ impl World {
             | FaultKind::Flap { .. } => {
                 self.apart.retain(|at| *at != index);
                 self.recompute_blocks();
+                self.note_mending(index);
             }
             FaultKind::Crash { node }
             | FaultKind::CrashInCommit { node, .. }

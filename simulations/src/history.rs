@@ -49,8 +49,18 @@ pub enum VerifyMode {
     On,
     /// A follower without a cursor fetches everything, and nothing is repaired.
     Off,
+    /// A follower without a cursor compares; beside that nobody looks at roots, which in the largest worlds is most of the
+    /// work.
+    Starts,
     /// After its first copy, what a family gets comes by verifies alone: its streams stay closed.
     Only,
+}
+
+impl VerifyMode {
+    /// Whether what any live node holds comes to all.
+    pub fn repairs(self) -> bool {
+        matches!(self, Self::On | Self::Only)
+    }
 }
 
 impl std::str::FromStr for VerifyMode {
@@ -60,8 +70,9 @@ impl std::str::FromStr for VerifyMode {
         match text {
             "on" => Ok(Self::On),
             "off" => Ok(Self::Off),
+            "starts" => Ok(Self::Starts),
             "only" => Ok(Self::Only),
-            other => Err(format!("'{other}' is none of on, off and only")),
+            other => Err(format!("'{other}' is none of on, off, starts and only")),
         }
     }
 }

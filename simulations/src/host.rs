@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kinfolk::core::clock::UnixMs;
 use kinfolk::core::eid::Eid;
+use kinfolk::core::nearby::Nearby;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
@@ -15,6 +16,7 @@ use crate::clock::{Us, WallClock};
 use crate::history::{FamilyIx, HostId, NodeSpec};
 use crate::judge::Elsewhere;
 use crate::model::DiskModel;
+use crate::nearby::Brought;
 use crate::sources::Sources;
 use crate::table::Table;
 use crate::verify::Verifying;
@@ -82,6 +84,7 @@ pub struct Process {
     /// The plan that looks whether patience with one of them has ended.
     pub patience_ends: Us,
     pub head_at_idle: u64,
+    pub nearby: Nearby,
     pub verifying: Verifying,
 }
 
@@ -100,6 +103,8 @@ pub struct Follow {
     pub next_place: u32,
     pub gave_up: bool,
     pub retry_due: bool,
+    /// What the frame that is being applied brings, if others are told of it.
+    pub brought: Option<Brought>,
 }
 
 /// The serving side of a stream.

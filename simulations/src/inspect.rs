@@ -13,7 +13,7 @@ use kinfolk::core::view::View;
 
 use crate::check::{Check, Checked, Violation, ensure};
 use crate::clock::{MS, SECOND};
-use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
+use crate::history::{BOOKS, FamilyIx, HostId};
 use crate::host::Waiting;
 use crate::membership::components;
 use crate::model::exchanged;
@@ -184,7 +184,7 @@ impl World {
                 if key.path.key_in(name).is_some() && exchanged(key, mode) {
                     let winner = must.entry(key).or_default();
                     // A verify brings what anyone has, whoever wrote it.
-                    let counts = held.origin || self.history.verify.mode != VerifyMode::Off;
+                    let counts = held.origin || self.history.verify.mode.repairs();
                     *winner = (*winner).max(counts.then_some(held.stamp));
                 }
             }
@@ -195,7 +195,7 @@ impl World {
             let greatest = winner.is_some_and(|winner| published.is_none_or(|top| top <= winner));
             exempt += u64::from(!greatest);
             // What nobody has any more is lost; what somebody has must be everywhere.
-            let Some(winner) = winner.filter(|_| greatest || self.history.verify.mode != VerifyMode::Off) else {
+            let Some(winner) = winner.filter(|_| greatest || self.history.verify.mode.repairs()) else {
                 continue;
             };
             for host in &sharing {

@@ -159,7 +159,7 @@ fn one(arguments: &Arguments) -> ExitCode {
     bar.finish_and_clear();
     print!("{}{}", report::summary(&outcome, started.elapsed()), pace.told(outcome.virtual_us));
     if let Some(world) = outcome.world.as_ref().filter(|world| world.history.checking.spread) {
-        print!("{}", world.spread_table());
+        print!("{}{}", world.mending_table(), world.spread_table());
     }
     if let (Some(file), Some(world)) = (&arguments.report, &outcome.world) {
         if let Err(error) = std::fs::write(file, page::page(&subject, &outcome, world)) {

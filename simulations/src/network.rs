@@ -75,6 +75,9 @@ pub struct Network {
     free_at: Vec<Us>,
     pub bytes: Vec<u64>,
     pub frames: u64,
+    /// Frames between sites, and how often these were sent: what is lost is sent again.
+    pub far_frames: u64,
+    pub far_sendings: u64,
     pub held: Vec<Frame>,
     pub slow: Vec<SlowLink>,
     pub rng: Rng,
@@ -94,6 +97,8 @@ impl Network {
             free_at: vec![0; square],
             bytes: vec![0; square],
             frames: 0,
+            far_frames: 0,
+            far_sendings: 0,
             held: Vec::new(),
             slow: Vec::new(),
             rng,
@@ -159,12 +164,15 @@ impl Network {
                 loss += slow.loss_per_mille;
             }
         }
+        self.far_frames += u64::from(!near);
+        self.far_sendings += u64::from(!near);
         // What is lost is sent again after a timeout that doubles, as QUIC's probe timeout does: a round trip and what a
-        // receiver may hold back its acknowledgement (RFC 9002, 6.2.1).
-        let mut timeout = 2 * delay + 20 * MS;
+        // receiver may hold back its acknowledgement (RFC 9002, 6.2.1; RFC 9000, 18.2).
+        let mut timeout = 2 * delay + 25 * MS;
         while loss > 0 && timeout < 5 * SECOND && self.rng.chance(loss.min(900)) {
             delay += timeout;
             timeout *= 2;
+            self.far_sendings += u64::from(!near);
         }
         if !near && self.links.far_bytes_per_s > 0 {
             let busy_until = self.free_at[at].max(now) + bytes as Us * SECOND / self.links.far_bytes_per_s;

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kinfolk::core::clock::Hlc;
+use kinfolk::core::nearby::Nearby;
 use kinfolk::core::path::Limits;
 use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
@@ -63,6 +64,7 @@ impl World {
             unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
+            nearby: Nearby::default(),
             verifying: Verifying::new(self.history.verify.times),
         });
         self.disk_equals_model(node)?;

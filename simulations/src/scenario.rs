@@ -34,6 +34,7 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("hundred-sites", include_str!("../scenarios/hundred-sites.toml")),
     ("hundred-sites-calm", include_str!("../scenarios/hundred-sites-calm.toml")),
     ("ten-sites-calm", include_str!("../scenarios/ten-sites-calm.toml")),
+    ("site-cut-off", include_str!("../scenarios/site-cut-off.toml")),
     ("flapping-relay", include_str!("../scenarios/flapping-relay.toml")),
     ("five-nodes-three-sites", include_str!("../scenarios/five-nodes-three-sites.toml")),
 ];

@@ -10,6 +10,7 @@ use kinfolk::core::replica::{Committed, Input, Outcome};
 
 use crate::clock::{MS, SECOND, Us};
 use crate::history::{FaultKind, HostId};
+use crate::mending::Mending;
 use crate::world::World;
 
 /// After a fault of one node so long, what was written is told apart: it takes until then to be noticed.
@@ -17,11 +18,12 @@ const UPSET_US: Us = 20 * SECOND;
 
 /// The way of one write.
 #[derive(Clone, Debug)]
-struct Way {
-    path: String,
-    at: Us,
+pub struct Way {
+    pub path: String,
+    pub origin: HostId,
+    pub at: Us,
     /// In how many commits each node was given it.
-    came: Vec<u16>,
+    pub came: Vec<u16>,
     crossings: u32,
     /// When it came to the last of the nodes that were up all the while.
     last_at: Us,
@@ -30,6 +32,14 @@ struct Way {
 #[derive(Clone, Debug, Default)]
 pub struct Spread {
     ways: BTreeMap<Stamp, Way>,
+    /// What came since the end of a cut.
+    pub mending: Option<Mending>,
+}
+
+impl Spread {
+    pub fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.ways.values()
+    }
 }
 
 /// The records of a batch that come from others, and from whom.
@@ -65,25 +75,23 @@ impl World {
             if let Outcome::Written { path, stamp } = outcome {
                 let mut came = vec![0; hosts];
                 came[node] = 1;
-                let way = Way { path: path.to_string(), at: now, came, crossings: 0, last_at: now };
+                let way = Way { path: path.to_string(), origin: node, at: now, came, crossings: 0, last_at: now };
                 self.spread.ways.insert(*stamp, way);
             }
         }
         for (stamp, source) in arriving {
-            let far = self.hosts[node].spec.site != self.site_of(*source);
+            let source = self.host_of(*source);
+            let far = !self.near(node, source);
             let Some(way) = self.spread.ways.get_mut(stamp) else { continue };
+            if let Some(mending) = &mut self.spread.mending {
+                mending.note(now, [node, source], way);
+            }
             if way.came[node] == 0 && self.hosts[node].up_since <= way.at {
                 way.last_at = way.last_at.max(now);
             }
             way.came[node] = way.came[node].saturating_add(1);
             way.crossings += u32::from(far);
         }
-    }
-
-    fn site_of(&self, eid: Eid) -> usize {
-        // The EIDs of a world without clones count its hosts.
-        let bytes = eid.bytes();
-        self.hosts[usize::from(u16::from_be_bytes([bytes[4], bytes[5]])) - 1].spec.site
     }
 
     /// Writes in quiet times, and those within a while of a fault. Writes over the same key are left out: a feed
@@ -134,7 +142,16 @@ impl World {
         }
         let max = far.iter().copied().max().unwrap_or(0);
         let mean = far.iter().sum::<Us>() / (far.len() as u64).max(1);
-        let mut text = format!("  one-way delay between sites: mean {} ms, greatest {} ms\n", mean / MS, max / MS);
+        let sendings = self.net.far_sendings * 1_000 / self.net.far_frames.max(1);
+        let mut text = format!(
+            "  one-way delay between sites: mean {} ms, greatest {} ms; a frame between sites was sent {}.{:03} times; {} \
+             records were fetched nearby\n",
+            mean / MS,
+            max / MS,
+            sendings / 1_000,
+            sendings % 1_000,
+            self.stats.fetched_nearby
+        );
         let rows = self.spread_told().into_iter().filter(|(_, told)| told.writes > 0);
         for (when, told) in rows.chain([("flat push-pull gossip", self.epidemic())]) {
             let [half, most, nearly, all] = told.on_all_us.map(|us| us / MS);

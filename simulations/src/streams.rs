@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
 use kinfolk::core::record::{Class, Classes};
-use kinfolk::core::replica::Input;
+use kinfolk::core::replica::{Apply, Input};
 use kinfolk::core::session::{Follower, Next, Source};
 use kinfolk::core::storage::{Cursor, Read};
 use kinfolk::core::topology::{self, Me};
@@ -18,8 +18,9 @@ use crate::clock::MS;
 use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
 use crate::model::exchanged;
+use crate::nearby::Brought;
 use crate::network::Frame;
-use crate::world::{Event, World};
+use crate::world::{Event, World, eid_of};
 
 impl World {
     // ---- the plan -------------------------------------------------------------------------------
@@ -69,7 +70,13 @@ impl World {
 
     fn follow_these(&mut self, node: HostId, wanted: &BTreeMap<(HostId, FamilyIx), Classes>) -> Checked {
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        process.follows.retain(|at, follow| wanted.get(&at) == Some(&follow.wanted));
+        process.follows.retain(|at @ (peer, family), follow| {
+            let stays = wanted.get(&at) == Some(&follow.wanted);
+            if !stays {
+                process.nearby.leaves(&self.families[family].0, eid_of(peer));
+            }
+            stays
+        });
         let mut fresh = Vec::new();
         for (at @ (peer, family), classes) in wanted {
             match process.follows.get_mut(*family, *peer) {
@@ -229,12 +236,20 @@ impl World {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let follow = process.follows.get_mut(family, peer).expect("checked by the caller");
         let follower = follow.follower.as_mut().expect("a stream has a follower");
+        let (from, asked) = (follower.cursor_seq(), follower.asked());
+        let mut replied = None;
         let next = if follow.replied {
             self.decoder.entries(bytes, once).map(|entries| follower.on_entries(entries))
         } else {
             follow.replied = true;
-            codec::decode_frame::<FollowReply>(bytes).map(|reply| follower.on_reply(reply))
+            codec::decode_frame::<FollowReply>(bytes).map(|reply| {
+                replied = Some(reply.clone());
+                follower.on_reply(reply)
+            })
         };
+        if let Some(reply) = replied.filter(|_| self.is_told_nearby(node, peer, asked)) {
+            self.nearby_follows(node, peer, family, &reply);
+        }
         let next = match next {
             Ok(Ok(next)) if !damaged => next,
             Ok(Ok(_)) => return ensure(false, Check::Wire, || format!("node {node} took a frame that was damaged")),
@@ -245,6 +260,13 @@ impl World {
             }
             Err(error) => return self.refused_frame(node, peer, family, &error, damaged),
         };
+        if let Next::Apply(Apply { records, cursor: Some((_, cursor)), .. }) = &next
+            && self.is_told_nearby(node, peer, asked)
+        {
+            let brought = Brought { from, cursor: *cursor, records: records.clone() };
+            let process = self.hosts[node].process.as_mut().expect("it is up");
+            process.follows.get_mut(family, peer).expect("it was there above").brought = Some(brought);
+        }
         self.act(node, peer, family, next)
     }
 
@@ -314,6 +336,9 @@ impl World {
         if !applied {
             self.retry_later(node, peer, family);
             return Ok(());
+        }
+        if let Some(brought) = follow.brought.take() {
+            self.tell_nearby(node, peer, family, brought);
         }
         if reopen {
             return self.ask(node, peer, family);
@@ -476,6 +501,7 @@ impl World {
         // A follower of what is not shared any more stops too; the next plan drops it.
         let unshared = |family: FamilyIx| families.mode_of(&self.families[family].0).is_none();
         process.follows.retain(|(_, family), _| !unshared(family));
+        (0..self.families.len()).filter(|ix| unshared(*ix)).for_each(|ix| process.nearby.forget(&self.families[ix].0));
         for ((family, peer), stream) in ended {
             let after = self.rng.between(MS, 100 * MS);
             self.schedule(after, Event::StreamEnded { node: peer, peer: node, family, stream });
@@ -603,6 +629,7 @@ impl Follow {
             next_place: 0,
             gave_up: false,
             retry_due: false,
+            brought: None,
         }
     }
 }

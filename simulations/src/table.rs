@@ -55,6 +55,12 @@ impl<T> Table<T> {
         places.filter_map(|(family, host)| Some(((family, host), self.get(family, host)?)))
     }
 
+    /// What there is for a family, by host.
+    pub fn of_family(&self, family: FamilyIx) -> impl Iterator<Item = (HostId, &T)> {
+        let row = self.rows.get(family).into_iter().flatten().enumerate();
+        row.filter_map(|(host, entry)| Some((host, entry.as_ref()?)))
+    }
+
     /// By host, then family.
     pub fn by_host(&self) -> impl Iterator<Item = ((HostId, FamilyIx), &T)> {
         let places = (0..self.hosts()).flat_map(|host| (0..self.rows.len()).map(move |family| (host, family)));

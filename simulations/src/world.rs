@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::judge::Branches;
 use crate::membership::Membership;
 use crate::model::{Acknowledged, DiskModel};
+use crate::nearby::Nearby;
 use crate::network::{Frame, Network};
 use crate::queue::Queue;
 use crate::reconcile::Compared;
@@ -60,6 +61,7 @@ pub enum Event {
         node: HostId,
         incarnation: u32,
     },
+    Nearby(Box<Nearby>),
     /// A look at the roots that were heard.
     Look {
         node: HostId,
@@ -136,6 +138,8 @@ pub struct Stats {
     pub give_ups: u64,
     pub mode_conflicts: u64,
     pub detours: u64,
+    /// Records that were lost between sites and fetched nearby.
+    pub fetched_nearby: u64,
     pub faults: BTreeMap<&'static str, u64>,
     pub exempt_keys: u64,
     pub verify: VerifyStats,
@@ -311,6 +315,7 @@ impl World {
             Event::StreamEnded { node, peer, family, stream } => self.on_stream_ended(node, peer, family, stream),
             Event::SourceReady { node, peer, family, stream } => self.on_source_ready(node, peer, family, stream),
             Event::Idle { node, incarnation } => self.if_current(node, incarnation, Self::on_idle),
+            Event::Nearby(what) => self.on_nearby(*what),
             Event::Look { node, incarnation } => self.if_current(node, incarnation, Self::on_look),
             Event::ReconcileOver { node, stream, opened } => self.on_reconcile_over(node, stream, opened),
             Event::Connected { a, b } => self.on_connected(a, b),

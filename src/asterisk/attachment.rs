@@ -231,8 +231,12 @@ impl Attachment {
             return Ok(true);
         }
         if let Some(arrived) = self.waiting.pop_front() {
-            self.carry_out(arrived, now, sight, effects)?;
-            return Ok(true);
+            let key = arrived.reply.key.clone();
+            let carried_out = self.carry_out(arrived, now, sight, effects);
+            if let (Err(_), Some(key)) = (&carried_out, &key) {
+                self.servers.forget(key);
+            }
+            return carried_out.map(|()| true);
         }
         self.push(now, sight, effects)
     }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,7 +32,7 @@ use super::event::{AttachmentId, AttachmentStatus, Destination, Effect, Event, M
 use super::settings::AttachmentSettings;
 use crate::config::Listen;
 use crate::core::replica::Outcome;
-use crate::core::storage::{Reads, StoreError};
+use crate::core::storage::Reads;
 use crate::store::writer::{Database, Published, SubmitError};
 
 pub use self::gate::{LINES_PER_S_MAX, Refusals};
@@ -152,10 +152,9 @@ impl<R: Reads> Driver<R> {
         let due = self.due(*was_ready);
         tokio::select! {
             biased;
-            Some(done) = self.commits.join_next() => match done {
-                Ok((_, Err(SubmitError::Stopping))) => return false,
-                Ok((attachment, outcome)) => events.push_back(committed(attachment, outcome)),
-                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+            Some(done) = self.commits.join_next() => match committed(done) {
+                Some(event) => events.push_back(event),
+                None => return false,
             },
             event = self.inbox.recv() => match event {
                 Some(event) => events.push_back(event),
@@ -166,6 +165,13 @@ impl<R: Reads> Driver<R> {
                 Err(_) => return false,
             },
             () = tokio::time::sleep_until(due) => events.push_back(Event::Timer),
+        }
+        // Those who were committed in one group are answered in one go, so that they come back as a group.
+        while let Some(done) = self.commits.try_join_next() {
+            match committed(done) {
+                Some(event) => events.push_back(event),
+                None => return false,
+            }
         }
         while events.len() < EVENTS_AT_ONCE_MAX
             && let Ok(event) = self.inbox.try_recv()
@@ -243,10 +249,18 @@ impl<R: Reads> Driver<R> {
     }
 }
 
-fn committed(attachment: AttachmentId, outcome: Result<Outcome, SubmitError>) -> Event {
-    let outcome = outcome.map_err(|error| match error {
-        SubmitError::Store(error) => error,
-        SubmitError::Stopping => StoreError::Io(error.to_string()),
-    });
-    Event::Committed { attachment, outcome }
+type Done = Result<(AttachmentId, Result<Outcome, SubmitError>), JoinError>;
+
+/// None when the writer has stopped.
+fn committed(done: Done) -> Option<Event> {
+    let (attachment, outcome) = match done {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    };
+    let outcome = match outcome {
+        Ok(outcome) => Ok(outcome),
+        Err(SubmitError::Store(error)) => Err(error),
+        Err(SubmitError::Stopping) => return None,
+    };
+    Some(Event::Committed { attachment, outcome })
 }

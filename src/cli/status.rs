@@ -51,7 +51,11 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     for alarm in &node.alarms {
         writeln!(out, "ALARM: {alarm}")?;
     }
-    section("Members", &members(status), out)?;
+    let sites = sites(status);
+    if sites.len() > 1 {
+        section("Sites", &site_table(&sites), out)?;
+    }
+    section("Members", &members(status, &sites), out)?;
     section("Shared families", &families(status), out)?;
     section("Follows", &follows(status), out)?;
     match &status.adapter {
@@ -128,12 +132,31 @@ fn table(header: &[&str], numbers: &[usize], eid: Option<usize>) -> Table {
     table
 }
 
-fn members(status: &Status) -> Table {
+/// The members of each site, that of the node first.
+fn sites(status: &Status) -> Vec<(&str, Vec<&MemberStatus>)> {
+    let mut sites = BTreeMap::<(bool, &str), Vec<&MemberStatus>>::new();
+    for member in &status.members {
+        sites.entry((member.site != status.node.site, &member.site)).or_default().push(member);
+    }
+    sites.into_iter().map(|((_, site), members)| (site, members)).collect()
+}
+
+fn site_table(sites: &[(&str, Vec<&MemberStatus>)]) -> Table {
+    let mut table = table(&["SITE", "NODES", "LIVE", "CONNECTED"], &[1, 2, 3], None);
+    for (site, members) in sites {
+        let count = |of: fn(&MemberStatus) -> bool| members.iter().filter(|member| of(member)).count().to_string();
+        let connected = count(|member| member.live && member.connected);
+        table.add_row([site.to_string(), members.len().to_string(), count(|member| member.live), connected]);
+    }
+    table
+}
+
+fn members(status: &Status, sites: &[(&str, Vec<&MemberStatus>)]) -> Table {
     let mut table = table(&["EID", "SITE", "ADDRESS", "STATE", "HEAD", "FAMILIES"], &[4], Some(0));
     if let Some(address) = table.column_mut(2) {
         address.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(ADDRESS_COLUMNS)));
     }
-    for member in &status.members {
+    for member in sites.iter().flat_map(|(_, members)| members) {
         let families: Vec<String> =
             member.families.iter().map(|(name, mode)| format!("{name} {}", letter(*mode))).collect();
         table.add_row([
@@ -160,7 +183,9 @@ fn state(member: &MemberStatus, status: &Status) -> &'static str {
     match (member.live, member.connected) {
         _ if member.eid == status.node.eid => "self",
         (true, true) => "live",
-        (true, false) => "no link",
+        // Nodes of other sites need not be connected.
+        (true, false) if member.site == status.node.site => "no link",
+        (true, false) => "live",
         (false, _) => "dead",
     }
 }
@@ -346,6 +371,26 @@ mod tests {
             let one_blank = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
             assert!(one_blank.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn of_several_sites_each_is_counted_and_the_nodes_of_the_own_one_come_first() {
+        let at = |site: &str, member: MemberStatus| MemberStatus { site: site.to_string(), ..member };
+        let members = vec![
+            member(1, true, true),
+            at("berlin", member(2, true, false)),
+            at("berlin", member(3, false, false)),
+            member(4, true, false),
+        ];
+        let text = printed(&Status { members, ..status() });
+        let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let sites = words.iter().position(|line| *line == ["Sites"]).expect("a section");
+        assert_eq!(words[sites + 2..sites + 4], [["frankfurt", "2", "2", "1"], ["berlin", "2", "1", "0"]]);
+        let order: Vec<&str> = words.iter().skip(sites + 4).filter(|line| line.len() > 4).map(|line| line[0]).collect();
+        let eids = [1, 4, 2, 3].map(|last| format!("02:00:00:00:00:0{last}"));
+        assert_eq!(order.into_iter().filter(|word| word.starts_with("02:")).take(4).collect::<Vec<_>>(), eids);
+        let line = |eid: &str| text.lines().find(|line| line.contains(eid) && line.contains(":7480")).expect("a line");
+        assert!(line(&eids[1]).contains("no link") && line(&eids[2]).contains("live"), "{text}");
     }
 
     #[test]

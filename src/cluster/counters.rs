@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::time::{Duration, Instant};
 
 /// Every reason for which a peer, a stream or a message is refused.
-pub const REFUSALS: [&str; 26] = [
+pub const REFUSALS: [&str; 28] = [
     "tls",
     "certificate_eid",
     "unexpected_eid",
@@ -29,6 +29,8 @@ pub const REFUSALS: [&str; 26] = [
     "frame_timeout",
     "frame_missing",
     "gossip_payload",
+    "gossip_ring",
+    "ring_full",
     "protocol_version",
     "revoked",
     "family_not_allowed",
@@ -97,6 +99,8 @@ pub struct WanCounters {
     pub sent_unpacked_bytes: Counter,
     pub received_records: Counter,
     pub received_bytes: Counter,
+    /// Of the received ones those that were lost on the way from their site and fetched nearby.
+    pub fetched_nearby: Counter,
 }
 
 #[derive(Debug, Default)]

@@ -7,21 +7,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, ProtocolVersion, spawn_chitchat};
+use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, ProtocolVersion, spawn_chitchat};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::gossip_transport::{MeshTransport, decode_all};
+use super::gossip_config::GossipConfig;
+use super::gossip_far::{Far, ToldRoots};
+use super::gossip_transport::{MeshTransport, TransportState, decode_all};
 use super::gossip_values::{self, Own};
-use super::members::{Members, View};
-use super::{GossipMessage, Mesh};
+use super::gossip_wide::Wide;
+use super::members::{Members, Seen, View};
+use super::{GossipMessage, Mesh, Peers, Ring, Rings};
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::sketch::Root;
-use crate::core::topology::Member;
+use crate::core::topology::{Member, rings};
 
 /// How long chitchat gets to end when it is told to.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -33,87 +36,18 @@ pub enum GossipError {
     Taken,
 }
 
-/// The configuration of membership. Names, addresses and seeds are the mesh's.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GossipConfig {
-    /// Must be greater at each start of this node: its start time in ms since 1970.
-    pub generation: u64,
-    pub interval_ms: u64,
-    /// A node is dead when nothing was heard of it for this many times its smoothed mean interval.
-    pub phi_threshold: f64,
-    /// Intervals that are remembered of each node.
-    pub sampling_window: usize,
-    /// The interval that is assumed at first. It weighs as much as five measured ones, for good, and so
-    /// keeps the threshold away from the very short intervals of a quiet network.
-    pub initial_interval_ms: u64,
-    /// Longer intervals are no samples.
-    pub max_interval_ms: u64,
-    /// A dead node is forgotten after this long.
-    pub dead_node_grace_ms: u64,
-    /// A deleted value is remembered for this long.
-    pub deleted_value_grace_ms: u64,
-    /// The members are looked at this often at least …
-    pub members_refresh_ms: u64,
-    /// … and this far apart at least.
-    pub members_gap_ms: u64,
-    /// What is heard of this node's own EID must go on for so long before it is a duplicate: the traces of its
-    /// former run die out sooner.
-    pub duplicate_confirm_ms: u64,
-    /// Addresses of nodes that membership has forgotten are dialled for so long.
-    pub remember_ms: u64,
-    /// The pause before chitchat is started again doubles from here …
-    pub restart_min_ms: u64,
-    /// … to here.
-    pub restart_max_ms: u64,
-    /// Names and modes of shared families that are gossiped, in bytes.
-    pub families_max_bytes: usize,
-    /// Messages decoded and not yet taken by chitchat.
-    pub decoded_queue_max: usize,
-}
-
-impl GossipConfig {
-    pub fn new(generation: u64) -> Self {
-        Self {
-            generation,
-            interval_ms: 300,
-            phi_threshold: 20.0,
-            sampling_window: 100,
-            initial_interval_ms: 1_500,
-            max_interval_ms: 5_000,
-            dead_node_grace_ms: 15 * 60 * 1_000,
-            deleted_value_grace_ms: 15 * 60 * 1_000,
-            members_refresh_ms: 1_000,
-            members_gap_ms: 50,
-            duplicate_confirm_ms: 10_000,
-            remember_ms: 24 * 60 * 60 * 1_000,
-            restart_min_ms: 500,
-            restart_max_ms: 30_000,
-            families_max_bytes: 16 * 1024,
-            decoded_queue_max: 1_024,
-        }
-    }
-
-    /// When a node counts as dead, in the words of chitchat.
-    pub fn failure_detector(&self) -> FailureDetectorConfig {
-        FailureDetectorConfig {
-            phi_threshold: self.phi_threshold,
-            sampling_window_size: self.sampling_window,
-            max_interval: Duration::from_millis(self.max_interval_ms),
-            initial_interval: Duration::from_millis(self.initial_interval_ms),
-            dead_node_grace_period: Duration::from_millis(self.dead_node_grace_ms),
-        }
-    }
-}
-
 /// A handle to the node's membership; clones are the same one.
 #[derive(Clone)]
-pub struct Gossip(Arc<Shared>);
+pub struct Gossip(pub(super) Arc<Shared>);
 
-struct Shared {
-    config: GossipConfig,
-    mesh: Mesh,
-    own: watch::Sender<Own>,
-    members: watch::Sender<Arc<Vec<Member>>>,
+pub(super) struct Shared {
+    pub config: GossipConfig,
+    pub mesh: Mesh,
+    pub own: watch::Sender<Own>,
+    pub members: watch::Sender<Arc<Vec<Member>>>,
+    /// Members to which a connection is needed.
+    needed: watch::Sender<BTreeSet<Eid>>,
+    pub wide: Wide,
     #[cfg(test)]
     kill: tokio::sync::Notify,
 }
@@ -126,8 +60,9 @@ impl Gossip {
         tracker: &TaskTracker,
         cancel: CancellationToken,
     ) -> Result<Gossip, GossipError> {
-        let heard = mesh.take_gossip().ok_or(GossipError::Taken)?;
-        let (transport, decoded) = MeshTransport::new(mesh.clone(), config.decoded_queue_max);
+        let heard = [Ring::Near, Ring::Wide].map(|ring| mesh.take_gossip(ring));
+        let [Some(near), Some(wide)] = heard else { return Err(GossipError::Taken) };
+        let by_site = mesh.config().rings == Rings::BySite;
         let own = Own {
             site: mesh.config().site.clone(),
             address: mesh.advertise().into(),
@@ -137,19 +72,39 @@ impl Gossip {
             families: BTreeMap::new(),
             roots: BTreeMap::new(),
             unreached: BTreeSet::new(),
+            met: BTreeMap::new(),
         };
         let gossip = Gossip(Arc::new(Shared {
             config,
             mesh,
             own: watch::Sender::new(own),
             members: watch::Sender::default(),
+            needed: watch::Sender::default(),
+            wide: Wide::default(),
             #[cfg(test)]
             kill: tokio::sync::Notify::new(),
         }));
-        let decoding = gossip.clone().decode(heard, decoded, tracker.clone(), cancel.clone());
-        tracker.spawn(decoding);
-        tracker.spawn(gossip.clone().supervise(transport, cancel));
+        let transport = gossip.transport(Ring::Near, near, tracker, &cancel);
+        tracker.spawn(gossip.clone().supervise(transport, cancel.clone()));
+        if by_site {
+            let transport = gossip.transport(Ring::Wide, wide, tracker, &cancel);
+            let speaking = gossip.clone().speak(transport);
+            tracker.spawn(async move { cancel.run_until_cancelled(speaking).await });
+        }
         Ok(gossip)
+    }
+
+    fn transport(
+        &self,
+        ring: Ring,
+        heard: mpsc::Receiver<GossipMessage>,
+        tracker: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> MeshTransport {
+        let (transport, decoded) = MeshTransport::new(self.0.mesh.clone(), ring, self.0.config.decoded_queue_max);
+        let state = transport.state().clone();
+        tracker.spawn(self.clone().decode(heard, decoded, state, tracker.clone(), cancel.clone()));
+        transport
     }
 
     /// What this node shares, whole each time.
@@ -186,6 +141,11 @@ impl Gossip {
         });
     }
 
+    /// Members to which a connection is needed, where not everyone is connected anyway.
+    pub fn set_needed(&self, needed: BTreeSet<Eid>) {
+        self.0.needed.send_if_modified(|last| std::mem::replace(last, needed.clone()) != needed);
+    }
+
     /// All other nodes that are known, live and dead, by EID.
     pub fn members(&self) -> watch::Receiver<Arc<Vec<Member>>> {
         self.0.members.subscribe()
@@ -196,12 +156,14 @@ impl Gossip {
         self,
         heard: mpsc::Receiver<GossipMessage>,
         decoded: mpsc::Sender<chitchat::transport::RecvOutcome>,
+        state: Arc<TransportState>,
         tracker: TaskTracker,
         cancel: CancellationToken,
     ) {
         let heard = Arc::new(Mutex::new(heard));
         while !cancel.is_cancelled() {
-            let (token, task) = (cancel.clone(), decode_all(self.0.mesh.clone(), heard.clone(), decoded.clone()));
+            let (token, task) =
+                (cancel.clone(), decode_all(self.0.mesh.clone(), heard.clone(), decoded.clone(), state.clone()));
             let ended = tracker.spawn(async move { token.run_until_cancelled(task).await }).await;
             let Err(panic) = ended else { return };
             self.0.mesh.counters().refuse("gossip_payload");
@@ -237,7 +199,7 @@ impl Gossip {
     async fn session(&self, transport: &MeshTransport, members: &mut Members, generation: u64) -> String {
         let mut own = self.0.own.subscribe();
         let values = self.values(&own.borrow_and_update());
-        let config = self.chitchat_config(generation);
+        let config = self.chitchat_config(Ring::Near, generation);
         let me = config.chitchat_id.clone();
         let handle = match spawn_chitchat(config, values.into_iter().collect(), transport).await {
             Ok(handle) => handle,
@@ -257,14 +219,22 @@ impl Gossip {
         }
     }
 
-    fn chitchat_config(&self, generation: u64) -> ChitchatConfig {
+    pub(super) fn chitchat_config(&self, ring: Ring, generation: u64) -> ChitchatConfig {
         let (config, mesh) = (&self.0.config, &self.0.mesh);
+        let cluster = &mesh.config().cluster;
+        let (cluster_id, interval_ms, seed_nodes) = match (ring, mesh.config().rings) {
+            (Ring::Near, Rings::One) => (cluster.clone(), config.interval_ms, mesh.config().seeds.clone()),
+            (Ring::Near, Rings::BySite) => {
+                (format!("{cluster}\n{}", mesh.config().site), config.interval_ms, mesh.config().seeds.clone())
+            }
+            (Ring::Wide, _) => (format!("{cluster}\n"), config.wide_interval_ms, Vec::new()),
+        };
         ChitchatConfig {
             chitchat_id: ChitchatId::new(mesh.eid().to_string(), generation, mesh.gossip_address()),
-            cluster_id: mesh.config().cluster.clone(),
-            gossip_interval: Duration::from_millis(config.interval_ms),
+            cluster_id,
+            gossip_interval: Duration::from_millis(interval_ms),
             listen_addr: mesh.gossip_address(),
-            seed_nodes: mesh.config().seeds.clone(),
+            seed_nodes,
             failure_detector_config: config.failure_detector(),
             marked_for_deletion_grace_period: Duration::from_millis(config.deleted_value_grace_ms),
             catchup_callback: None,
@@ -273,7 +243,7 @@ impl Gossip {
         }
     }
 
-    fn values(&self, own: &Own) -> BTreeMap<String, String> {
+    pub(super) fn values(&self, own: &Own) -> BTreeMap<String, String> {
         let (values, left_out) = own.values(self.0.config.families_max_bytes);
         if left_out > 0 {
             self.0.mesh.counters().gossip_families_left_out.add(left_out as u64);
@@ -290,34 +260,98 @@ impl Gossip {
     async fn attend(&self, handle: &ChitchatHandle, members: &mut Members, own: &mut watch::Receiver<Own>) {
         let mut live = handle.chitchat().lock().await.live_nodes_watcher();
         let mut peers = self.0.mesh.peers();
+        let (mut needed, mut told) = (self.0.needed.subscribe(), self.0.wide.told.subscribe());
         let mut tick = tokio::time::interval(Duration::from_millis(self.0.config.members_refresh_ms));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // A peer that is connected and not live yet needs two words, a heartbeat apart, to be believed alive.
         let heartbeat = Duration::from_millis(self.0.config.interval_ms);
         let mut unheard = false;
+        let (mut claims, mut roots) = (BTreeMap::new(), ToldRoots::default());
         loop {
             let greet = tokio::select! {
                 Ok(()) = live.changed() => false,
                 Ok(()) = peers.changed() => true,
+                Ok(()) = needed.changed() => false,
+                Ok(()) = told.changed() => false,
                 _ = tick.tick() => true,
                 () = tokio::time::sleep(heartbeat), if unheard => true,
                 Ok(()) = own.changed() => {
-                    let values = self.values(&own.borrow_and_update());
+                    let values = self.with_claims(&own.borrow_and_update(), &claims);
                     handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
                     false
                 }
                 () = self.killed() => return,
             };
             let view = View { peers: &peers.borrow_and_update().clone(), now: Instant::now() };
-            let seen = handle.with_chitchat(|chitchat| members.look(chitchat, &view)).await;
-            self.0.mesh.set_known(members.addresses());
-            self.publish(seen);
+            let mut seen = handle.with_chitchat(|chitchat| members.look(chitchat, &view)).await;
+            self.note_size(&seen, members);
+            let told = told.borrow_and_update().clone();
+            let news = self.look_afar(&mut seen, members, &told, &view);
+            let of_far = || members.far.members().map(|member| (member.eid, member.roots.clone())).collect();
+            if roots.refresh(view.now, of_far) | news {
+                claims = self.claims(members, &roots);
+                let values = self.with_claims(&own.borrow(), &claims);
+                handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
+            }
+            members.remember(&seen.members, view.now);
+            self.dial(members, &needed.borrow_and_update(), seen.met);
+            self.publish(seen.members);
             unheard = members.unheard(view.peers).next().is_some();
             if greet {
                 members.unheard(view.peers).for_each(|address| _ = handle.gossip(address));
             }
             tokio::time::sleep(Duration::from_millis(self.0.config.members_gap_ms)).await;
         }
+    }
+
+    /// Closes the ring to new nodes when it is full.
+    fn note_size(&self, seen: &Seen, members: &Members) {
+        let full = seen.states >= self.0.config.ring_nodes_max;
+        self.0.mesh.set_full_ring(full.then(|| (seen.states, members.known())));
+    }
+
+    /// Adds the nodes of other sites, where they are not in this ring, and finds out who speaks for this site. True if
+    /// what this node tells of them is to be told anew.
+    fn look_afar(&self, seen: &mut Seen, members: &mut Members, told: &[Member], view: &View<'_>) -> bool {
+        let (mesh, me) = (&self.0.mesh, self.0.mesh.eid());
+        if mesh.config().rings == Rings::One {
+            return false;
+        }
+        let live = seen.members.iter().filter(|member| member.live).map(|member| member.eid);
+        let first = rings::speaker(live.chain([me])) == Some(me);
+        let speaks = members.is_first_for(first, view.now) >= Some(Duration::from_millis(self.0.config.speak_after_ms));
+        let turned = self.0.wide.speaks.send_if_modified(|last| std::mem::replace(last, speaks) != speaks);
+        let news = members.far.take(told.iter().chain(&seen.claims), view.now);
+        let met = met(view.peers, &mesh.config().site, &members.far);
+        self.0.own.send_if_modified(|own| std::mem::replace(&mut own.met, met.clone()) != met);
+        seen.members.extend(members.far_members(view));
+        seen.members.sort_by_key(|member| member.eid);
+        turned || (speaks && news)
+    }
+
+    /// What the speaker tells its site of the others.
+    fn claims(&self, members: &Members, roots: &ToldRoots) -> BTreeMap<String, String> {
+        if !*self.0.wide.speaks.borrow() {
+            return BTreeMap::new();
+        }
+        let max_bytes = self.0.config.families_max_bytes;
+        let claim = |member: &Member| gossip_values::claim(member, roots.of(member.eid), max_bytes);
+        members.far.members().map(claim).collect()
+    }
+
+    fn with_claims(&self, own: &Own, claims: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut values = self.values(own);
+        values.extend(claims.iter().map(|(key, text)| (key.clone(), text.clone())));
+        values
+    }
+
+    fn dial(&self, members: &Members, needed: &BTreeSet<Eid>, met: BTreeMap<Eid, String>) {
+        let speaks = *self.0.wide.speaks.borrow();
+        let mut addresses = members.addresses(needed, speaks);
+        if speaks {
+            met.into_iter().for_each(|(eid, address)| _ = addresses.entry(eid).or_insert(address));
+        }
+        self.0.mesh.set_known(&addresses);
     }
 
     fn publish(&self, seen: Vec<Member>) {
@@ -347,12 +381,18 @@ impl Gossip {
     }
 }
 
-/// Sets what differs, and takes back families that are no longer among the values.
-fn set_values(state: &mut chitchat::NodeState, values: &BTreeMap<String, String>) {
+/// Connected nodes of sites of which nothing is heard.
+fn met(peers: &Peers, site: &str, far: &Far) -> BTreeMap<Eid, String> {
+    let unknown = peers.iter().filter(|(_, peer)| peer.site != site && !far.hears_of(&peer.site));
+    unknown.map(|(eid, peer)| (*eid, peer.address.clone())).collect()
+}
+
+/// Sets what differs, and takes back what is no longer among the values.
+pub(super) fn set_values(state: &mut chitchat::NodeState, values: &BTreeMap<String, String>) {
     let stale: Vec<String> = state
         .key_values()
         .map(|(key, _)| key)
-        .filter(|key| gossip_values::is_family(key) && !values.contains_key(*key))
+        .filter(|key| gossip_values::is_taken_back(key) && !values.contains_key(*key))
         .map(str::to_string)
         .collect();
     for key in stale {

@@ -12,6 +12,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,10 +22,13 @@ use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
-use super::{GossipMessage, Mesh};
+use super::{GossipMessage, Mesh, Ring};
 
 /// The longest message of chitchat, in bytes: what a UDP datagram holds.
 const MESSAGE_MAX_BYTES: usize = 65_507;
+/// A node whose own digest is longer than this answers none. chitchat panics where the digest leaves no room for an
+/// answer behind it (`assert!(mtu >= 100)` in 0.13), and would do so for good. Rings are full long before that.
+const DIGEST_MAX_BYTES: usize = 56_000;
 /// The longest that one exchange on loopback may take. It takes some tens of µs.
 const EXCHANGE: Duration = Duration::from_millis(500);
 /// The pause before a pair of sockets is opened again.
@@ -138,14 +142,35 @@ type Decoded = RecvOutcome;
 /// What chitchat gets as its transport. It can be opened again when chitchat is started again.
 pub(super) struct MeshTransport {
     mesh: Mesh,
+    ring: Ring,
     decoded: Arc<Mutex<mpsc::Receiver<Decoded>>>,
+    state: Arc<TransportState>,
+}
+
+/// What the two directions of a ring's transport know of each other.
+#[derive(Default)]
+pub(super) struct TransportState {
+    /// The length of the latest digest that was sent.
+    digest_bytes: AtomicUsize,
+    /// What is heard is dropped: this node is not in the ring.
+    deaf: AtomicBool,
+}
+
+impl TransportState {
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Relaxed);
+    }
 }
 
 impl MeshTransport {
     /// The transport, and the queue into which [`decode_all`] must be run.
-    pub fn new(mesh: Mesh, queue_max: usize) -> (Self, mpsc::Sender<Decoded>) {
+    pub fn new(mesh: Mesh, ring: Ring, queue_max: usize) -> (Self, mpsc::Sender<Decoded>) {
         let (sender, decoded) = mpsc::channel(queue_max);
-        (Self { mesh, decoded: Arc::new(Mutex::new(decoded)) }, sender)
+        (Self { mesh, ring, decoded: Arc::new(Mutex::new(decoded)), state: Arc::default() }, sender)
+    }
+
+    pub fn state(&self) -> &Arc<TransportState> {
+        &self.state
     }
 }
 
@@ -153,15 +178,18 @@ impl MeshTransport {
 impl Transport for MeshTransport {
     async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
         let encoder = Some(Encoder::open().await?);
-        Ok(Box::new(MeshSocket { mesh: self.mesh.clone(), encoder, decoded: self.decoded.clone() }))
+        let (mesh, decoded, state) = (self.mesh.clone(), self.decoded.clone(), self.state.clone());
+        Ok(Box::new(MeshSocket { mesh, ring: self.ring, encoder, decoded, state }))
     }
 }
 
 struct MeshSocket {
     mesh: Mesh,
+    ring: Ring,
     /// None after it failed, until it is opened again.
     encoder: Option<Encoder>,
     decoded: Arc<Mutex<mpsc::Receiver<Decoded>>>,
+    state: Arc<TransportState>,
 }
 
 impl MeshSocket {
@@ -184,10 +212,14 @@ impl Socket for MeshSocket {
 
     /// Hands over to the mesh and returns at once. A failure is a lost message, and gossip outlives those.
     async fn send(&mut self, to: SocketAddr, envelope: ChitchatEnvelope) -> anyhow::Result<SendOutcome> {
+        let is_digest = matches!(envelope.message, ChitchatMessage::Syn { .. });
         match self.encode(envelope).await {
             Ok(bytes) => {
                 let num_bytes_sent = bytes.len();
-                self.mesh.send_gossip(to, bytes);
+                if is_digest {
+                    self.state.digest_bytes.store(num_bytes_sent, Ordering::Relaxed);
+                }
+                self.mesh.send_gossip(self.ring, to, bytes);
                 Ok(SendOutcome { num_bytes_sent })
             }
             Err(error) => {
@@ -212,15 +244,29 @@ pub(super) async fn decode_all(
     mesh: Mesh,
     heard: Arc<Mutex<mpsc::Receiver<GossipMessage>>>,
     decoded: mpsc::Sender<Decoded>,
+    state: Arc<TransportState>,
 ) {
     let mut heard = heard.lock().await;
     let mut decoder = None;
     while let Some((from_addr, bytes)) = heard.recv().await {
+        if state.deaf.load(Ordering::Relaxed) {
+            continue;
+        }
         let mut ready = match decoder.take() {
             Some(ready) => ready,
             None => open_decoder().await,
         };
         match ready.decode(&bytes).await {
+            Ok(Some(ChitchatEnvelope { message: ChitchatMessage::Syn { .. }, .. }))
+                if state.digest_bytes.load(Ordering::Relaxed) > DIGEST_MAX_BYTES =>
+            {
+                if mesh.counters().refuse("ring_full") {
+                    tracing::error!(
+                        digest_bytes = state.digest_bytes.load(Ordering::Relaxed),
+                        "the ring of gossip is too large to be answered: set [gossip] rings = \"by-site\" on every node"
+                    );
+                }
+            }
             Ok(Some(envelope)) => {
                 let message = RecvOutcome { from_addr, envelope, num_bytes_received: bytes.len() };
                 if decoded.try_send(message).is_err() {

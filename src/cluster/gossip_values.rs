@@ -23,11 +23,21 @@ const UNREACHED: &str = "unreached";
 const FAMILY: &str = "family:";
 /// Of a family, the books included: the root of what this node has of it, 32 hex digits.
 const ROOT: &str = "root:";
+/// Nodes of sites that this node did not hear of: whom a speaker might meet.
+const MET: &str = "met";
+/// What is told of another node, by its EID: one line a value, as that node would say it, after a line on whether it lives.
+const OF: &str = "of:";
+const LIVE: &str = "live";
+const DEAD: &str = "dead";
 
 /// Families of one member that are looked at.
 const FAMILIES_MAX: usize = 4_096;
 /// Members that a node says it cannot reach. Of more, those with the least EIDs are told.
 const UNREACHED_MAX: usize = 256;
+/// Other nodes of which one node may tell.
+const CLAIMS_MAX: usize = 4_096;
+/// Nodes of unknown sites of which one node may tell.
+const MET_MAX: usize = 16;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +50,8 @@ pub(super) struct Own {
     pub families: BTreeMap<Family, Mode>,
     pub roots: BTreeMap<Family, Root>,
     pub unreached: BTreeSet<Eid>,
+    /// Connected nodes of sites of which nothing is heard, and their addresses.
+    pub met: BTreeMap<Eid, String>,
 }
 
 impl Own {
@@ -53,6 +65,7 @@ impl Own {
             (RUN.to_string(), self.run.to_string()),
             (HEAD.to_string(), self.head.to_string()),
             (UNREACHED.to_string(), self.unreached_text()),
+            (MET.to_string(), self.met_text()),
         ]);
         let (mut bytes, mut left_out) = (0, 0);
         for (family, mode) in &self.families {
@@ -72,6 +85,17 @@ impl Own {
         (values, left_out)
     }
 
+    fn met_text(&self) -> String {
+        let line = |(eid, address): (&Eid, &String)| format!("{eid} {address}");
+        self.met.iter().take(MET_MAX).map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// What that node would say, as far as it is told on: not how far it is, which changes all the time.
+    fn of(member: &Member) -> Self {
+        let Member { site, address, version, run, families, unreached, .. } = member.clone();
+        Self { site, address, version, run, head: 0, families, roots: BTreeMap::new(), unreached, met: BTreeMap::new() }
+    }
+
     /// EIDs without their colons, in a row.
     fn unreached_text(&self) -> String {
         let hex = |eid: &Eid| eid.bytes().map(|byte| format!("{byte:02x}")).concat();
@@ -79,13 +103,42 @@ impl Own {
     }
 }
 
-fn root_value(family: &Family, root: Root) -> (String, String) {
-    (format!("{ROOT}{family}"), root.to_string())
+/// Whether a key is one that a node takes back when it is not among its values any more.
+pub(super) fn is_taken_back(key: &str) -> bool {
+    [FAMILY, ROOT, OF].iter().any(|prefix| key.starts_with(prefix))
 }
 
-/// Whether a key is one that a node sets, so that stale ones of a former set can be found.
-pub(super) fn is_family(key: &str) -> bool {
-    key.starts_with(FAMILY) || key.starts_with(ROOT)
+/// What is told of another node, with the roots that are told with it.
+pub(super) fn claim(member: &Member, roots: &BTreeMap<Family, Root>, families_max_bytes: usize) -> (String, String) {
+    let (values, _) = Own { roots: roots.clone(), ..Own::of(member) }.values(families_max_bytes);
+    let told = values.iter().filter(|(key, _)| ![HEAD, MET, PROTOCOL].contains(&key.as_str()));
+    let mut text = if member.live { LIVE } else { DEAD }.to_string();
+    let protocol = (&PROTOCOL.to_string(), &member.protocol_version.to_string());
+    for (key, value) in told.chain([protocol]) {
+        text += &format!("\n{key}\t{value}");
+    }
+    (format!("{OF}{}", member.eid), text)
+}
+
+/// None if it makes no sense.
+fn read_claim(eid: Eid, text: &str) -> Option<Member> {
+    let mut lines = text.split('\n');
+    let live = match lines.next()? {
+        LIVE => true,
+        DEAD => false,
+        _ => return None,
+    };
+    let mut found = Found::default();
+    for (key, value) in lines.filter_map(|line| line.split_once('\t')) {
+        if key != MET && !key.starts_with(OF) {
+            found.take(key, value)?;
+        }
+    }
+    Some(Member { live, ..found.member(eid)? })
+}
+
+fn root_value(family: &Family, root: Root) -> (String, String) {
+    (format!("{ROOT}{family}"), root.to_string())
 }
 
 /// What was read of a member: nothing yet if what it cannot do without has not come, and how many values
@@ -93,6 +146,9 @@ pub(super) fn is_family(key: &str) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Read {
     pub member: Option<Member>,
+    /// What it tells of others.
+    pub claims: Vec<Member>,
+    pub met: BTreeMap<Eid, String>,
     pub ignored: u64,
 }
 
@@ -105,7 +161,8 @@ pub(super) fn read<'a>(eid: Eid, values: impl Iterator<Item = (&'a str, &'a str)
             ignored += 1;
         }
     }
-    Read { member: found.member(eid), ignored }
+    let (claims, met) = (std::mem::take(&mut found.claims), std::mem::take(&mut found.met));
+    Read { member: found.member(eid), claims, met, ignored }
 }
 
 #[derive(Default)]
@@ -119,6 +176,8 @@ struct Found {
     families: BTreeMap<Family, Mode>,
     roots: BTreeMap<Family, Root>,
     unreached: BTreeSet<Eid>,
+    met: BTreeMap<Eid, String>,
+    claims: Vec<Member>,
 }
 
 impl Found {
@@ -139,6 +198,14 @@ impl Found {
                 self.roots.insert(family, value.parse().ok()?);
             }
             UNREACHED => self.unreached = unreached(value)?,
+            MET => self.met = met(value)?,
+            _ if key.starts_with(OF) => {
+                if self.claims.len() >= CLAIMS_MAX {
+                    return None;
+                }
+                let eid = key.strip_prefix(OF)?.parse().ok()?;
+                self.claims.push(read_claim(eid, value)?);
+            }
             _ => {
                 let Some(family) = key.strip_prefix(FAMILY) else { return Some(()) };
                 if self.families.len() >= FAMILIES_MAX {
@@ -191,6 +258,18 @@ fn unreached(text: &str) -> Option<BTreeSet<Eid>> {
     text.as_bytes().chunks_exact(DIGITS).map(eid).collect()
 }
 
+fn met(text: &str) -> Option<BTreeMap<Eid, String>> {
+    let lines: Vec<&str> = text.split('\n').filter(|line| !line.is_empty()).collect();
+    if lines.len() > MET_MAX {
+        return None;
+    }
+    let one = |line: &&str| {
+        let (eid, at) = line.split_once(' ')?;
+        Some((eid.parse().ok()?, address(at)?))
+    };
+    lines.iter().map(one).collect()
+}
+
 /// `host:port` with a port to dial.
 fn address(text: &str) -> Option<String> {
     let (host, port) = text.rsplit_once(':')?;
@@ -215,6 +294,7 @@ mod tests {
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
             roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
             unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
+            met: [(Eid::new([2, 0, 0, 0, 9, 9]), "node.example:7480".to_string())].into(),
         }
     }
 
@@ -225,9 +305,10 @@ mod tests {
     #[test]
     fn what_a_node_says_is_what_others_read() {
         let (values, left_out) = own().values(1_000);
-        let Read { member, ignored } = read(EID, pairs(&values));
+        let Read { member, ignored, met, claims } = read(EID, pairs(&values));
         let member = member.expect("complete");
-        assert_eq!((ignored, left_out), (0, 0));
+        assert_eq!((ignored, left_out, claims), (0, 0, Vec::new()));
+        assert_eq!(met, own().met);
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
         assert_eq!(member.roots, own().roots);
@@ -239,11 +320,36 @@ mod tests {
     fn families_that_do_not_fit_are_left_out_and_counted() {
         let families = |families_max_bytes| {
             let (values, left_out) = own().values(families_max_bytes);
-            (values.into_keys().filter(|key| is_family(key)).collect::<Vec<_>>(), left_out)
+            (values.into_keys().filter(|key| is_taken_back(key)).collect::<Vec<_>>(), left_out)
         };
         let one = vec!["family:cidname/unique".to_owned()];
         assert_eq!(families(82), (one, 1), "a root counts as well");
         assert_eq!((families(83).0.len(), families(83).1), (3, 0));
+    }
+
+    #[test]
+    fn what_is_told_of_another_node_is_what_it_says_but_for_how_far_it_is() {
+        let (values, _) = own().values(1_000);
+        let said = read(EID, pairs(&values)).member.expect("complete");
+        for live in [true, false] {
+            let told = Member { live, protocol_version: 7, ..said.clone() };
+            let (key, text) = claim(&told, &told.roots, 1_000);
+            let read = read(Eid::new([2, 0, 0, 0, 0, 2]), [(key.as_str(), text.as_str())].into_iter());
+            assert_eq!((read.ignored, read.claims), (0, vec![Member { head: 0, ..told }]));
+        }
+    }
+
+    #[test]
+    fn claims_within_claims_and_claims_without_sense_tell_nothing() {
+        let (values, _) = own().values(1_000);
+        let (_, inner) = claim(&read(EID, pairs(&values)).member.expect("complete"), &BTreeMap::new(), 1_000);
+        let nested = format!("{inner}\nof:02:00:00:00:00:03\t{}", inner.replace(['\n', '\t'], " "));
+        let key = format!("of:{EID}");
+        assert_eq!(read(EID, [(key.as_str(), nested.as_str())].into_iter()).claims.len(), 1);
+        for bad in ["", "alive", "live", "live\nrun\tx", "live\nsite\ta"] {
+            assert_eq!(read(EID, [(key.as_str(), bad)].into_iter()).ignored, 1, "{bad}");
+        }
+        assert_eq!(read(EID, [("met", "02:00:00:00:00:03 nowhere")].into_iter()).ignored, 1);
     }
 
     #[test]
@@ -255,7 +361,7 @@ mod tests {
             values.insert(key.into(), value.into());
         }
         values.insert("of a later version".into(), "whatever".into());
-        let Read { member, ignored } = read(EID, pairs(&values));
+        let Read { member, ignored, .. } = read(EID, pairs(&values));
         let member = member.expect("complete");
         assert_eq!(ignored, 5);
         assert_eq!((member.head, member.families), (0, own().families));

@@ -14,23 +14,24 @@ mod dial;
 mod link;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quinn::{ConnectionError, Endpoint, RecvStream, SendStream};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use access::{Cut, RefusedPeer};
-pub use config::{DEFAULT_PORT, MeshConfig};
+pub use config::{DEFAULT_PORT, MeshConfig, Rings};
 pub use table::{PeerInfo, Peers};
 
 use self::access::Access;
 use self::config::ms;
 use self::dial::Targets;
-use self::table::Table;
+use self::table::{Link, Table};
 use super::counters::Counters;
 use super::tls::Identity;
 use crate::core::eid::Eid;
@@ -76,6 +77,15 @@ pub struct Incoming {
     pub recv: RecvStream,
 }
 
+/// A ring of gossip, by the messages that belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// The whole cluster's, or this site's.
+    Near,
+    /// That of the sites.
+    Wide,
+}
+
 /// A message of the membership protocol, and the address by which gossip knows its sender.
 pub type GossipMessage = (SocketAddr, Vec<u8>);
 
@@ -106,7 +116,9 @@ struct Shared {
     duplicate: watch::Sender<bool>,
     duplicate_seen: Notify,
     incoming: mpsc::Sender<Incoming>,
-    gossip: mpsc::Sender<GossipMessage>,
+    /// By ring.
+    gossip: [mpsc::Sender<GossipMessage>; 2],
+    ring: Mutex<RingState>,
     receivers: Mutex<Receivers>,
     tracker: TaskTracker,
     cancel: CancellationToken,
@@ -115,7 +127,17 @@ struct Shared {
 #[derive(Default)]
 struct Receivers {
     incoming: Option<mpsc::Receiver<Incoming>>,
-    gossip: Option<mpsc::Receiver<GossipMessage>>,
+    /// By ring.
+    gossip: [Option<mpsc::Receiver<GossipMessage>>; 2],
+}
+
+/// Whether there is room for one more in this node's ring of gossip.
+#[derive(Default)]
+struct RingState {
+    /// So many are in it, and these of them may come and go; none: it is not full.
+    full: Option<(usize, BTreeSet<Eid>)>,
+    /// When another last refused this node because its ring is full.
+    refused: Option<Instant>,
 }
 
 impl Mesh {
@@ -132,7 +154,8 @@ impl Mesh {
         let endpoint = listen(&config, &identity, &transport)?;
         let (advertise, gossip_address) = advertised(&config, &endpoint).await?;
         let (incoming, incoming_taken) = mpsc::channel(config.incoming_queue_max);
-        let (gossip, gossip_taken) = mpsc::channel(config.gossip_inbox_max);
+        let (near, near_taken) = mpsc::channel(config.gossip_inbox_max);
+        let (wide, wide_taken) = mpsc::channel(config.gossip_inbox_max);
         let shared = Arc::new(Shared {
             eid,
             run,
@@ -147,8 +170,12 @@ impl Mesh {
             duplicate: watch::Sender::new(false),
             duplicate_seen: Notify::new(),
             incoming,
-            gossip,
-            receivers: Mutex::new(Receivers { incoming: Some(incoming_taken), gossip: Some(gossip_taken) }),
+            gossip: [near, wide],
+            ring: Mutex::default(),
+            receivers: Mutex::new(Receivers {
+                incoming: Some(incoming_taken),
+                gossip: [Some(near_taken), Some(wide_taken)],
+            }),
             tracker,
             cancel,
             config,
@@ -198,6 +225,11 @@ impl Mesh {
             sent_bytes: sum.sent_bytes + stats.udp_tx.bytes,
             received_bytes: sum.received_bytes + stats.udp_rx.bytes,
         })
+    }
+
+    /// The round trip to a peer as last measured, if it is connected.
+    pub fn round_trip(&self, peer: Eid) -> Option<std::time::Duration> {
+        self.0.table().link(peer).map(|link| link.connection.rtt())
     }
 
     /// The peers to which a connection stands.
@@ -312,20 +344,36 @@ impl Mesh {
         self.0.receivers().incoming.take()
     }
 
-    /// The gossip that peers send; it can be taken once.
-    pub fn take_gossip(&self) -> Option<mpsc::Receiver<GossipMessage>> {
-        self.0.receivers().gossip.take()
+    /// The gossip that peers send in a ring; it can be taken once.
+    pub fn take_gossip(&self, ring: Ring) -> Option<mpsc::Receiver<GossipMessage>> {
+        self.0.receivers().gossip[ring as usize].take()
+    }
+
+    /// From now on nobody new is admitted to the ring of gossip of so many nodes; none: everybody is.
+    pub fn set_full_ring(&self, full: Option<(usize, BTreeSet<Eid>)>) {
+        self.0.ring().full = full;
+    }
+
+    /// Whether others refused this node lately because their ring of gossip is full.
+    pub fn refused_by_full_ring(&self) -> bool {
+        let hold = ms(2 * self.0.config.backoff_max_ms + self.0.config.duplicate_hold_ms);
+        self.0.ring().refused.is_some_and(|at| at.elapsed() < hold)
     }
 
     /// Sends gossip if the peer is connected and keeps up; else the message is dropped and counted. An
     /// address without a connection is dialled for a while.
-    pub fn send_gossip(&self, address: SocketAddr, payload: Vec<u8>) {
-        let queue = self.0.table().link_at(address).map(|link| link.gossip.clone());
-        let Some(queue) = queue else {
+    ///
+    /// chitchat gossips with seeds wherever they are: what is not for their ring is dropped.
+    pub fn send_gossip(&self, ring: Ring, address: SocketAddr, payload: Vec<u8>) {
+        let of = |link: &Link| (link.gossip.clone(), link.info.site != self.0.config.site);
+        let Some((queue, far)) = self.0.table().link_at(address).map(of) else {
             self.0.counters.gossip_dropped_unconnected.add(1);
             return self.want(address);
         };
-        if queue.try_send(payload).is_err() {
+        if self.0.config.rings.misplaced(ring, far) {
+            return;
+        }
+        if queue.try_send((ring, payload)).is_err() {
             self.0.counters.gossip_dropped_full.add(1);
         }
     }
@@ -352,6 +400,18 @@ impl Shared {
 
     fn targets(&self) -> MutexGuard<'_, Targets> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ring(&self) -> MutexGuard<'_, RingState> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many nodes fill the ring that this one would come into, if it is a new one.
+    fn full_ring(&self, peer: Eid, site: &str) -> Option<usize> {
+        let ring = self.ring();
+        let (nodes, members) = ring.full.as_ref()?;
+        let joins = self.config.rings == Rings::One || site == self.config.site;
+        (joins && !members.contains(&peer)).then_some(*nodes)
     }
 
     fn receivers(&self) -> MutexGuard<'_, Receivers> {

@@ -9,18 +9,22 @@
 mod counters;
 pub mod frames;
 mod gossip;
+mod gossip_config;
+mod gossip_far;
 mod gossip_transport;
 mod gossip_values;
+mod gossip_wide;
 mod members;
 mod mesh;
 pub mod streams;
 pub mod tls;
 
 pub use counters::{Counter, Counters, REFUSALS, WanCounters};
-pub use gossip::{Gossip, GossipConfig, GossipError};
+pub use gossip::{Gossip, GossipError};
+pub use gossip_config::GossipConfig;
 pub use mesh::{
     Cut, DEFAULT_PORT, GossipMessage, Incoming, Mesh, MeshConfig, MeshError, OpenError, PeerInfo, Peers, RefusedPeer,
-    Traffic,
+    Ring, Rings, Traffic,
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! its durable cursor; a peer that says what a correct one does not say is left alone for a while.
 
 mod follow;
+mod nearby;
 mod reconcile;
 mod serve;
 mod verify;
@@ -145,6 +146,7 @@ impl Streams {
 struct Room<R> {
     config: StreamsConfig,
     wan: Wan,
+    nearby: nearby::Known,
     mesh: Mesh,
     database: Database<R>,
     streams: Streams,
@@ -188,9 +190,18 @@ pub fn start<R: Reads>(
     };
     let (answering, wan) = (Semaphore::new(config.verify.served_max), Wan::new(config.wan));
     let (refetch, refetches) = mpsc::channel(64);
-    let (streams_too, fetching) = (streams.clone(), Mutex::default());
-    let room =
-        Arc::new(Room { config, wan, mesh, database, streams: streams_too, tracker, cancel, answering, fetching });
+    let room = Arc::new(Room {
+        config,
+        wan,
+        nearby: nearby::Known::default(),
+        mesh,
+        database,
+        streams: streams.clone(),
+        tracker,
+        cancel,
+        answering,
+        fetching: Mutex::default(),
+    });
     room.tracker.spawn(serve::run(room.clone()));
     room.tracker.spawn(verify::run(room.clone(), members.clone(), refetch));
     room.tracker.spawn(Planner::new(room.clone(), members, refetches).run());
@@ -303,10 +314,11 @@ impl<R: Reads> Planner<R> {
             }
             changed
         });
-        self.running.retain(|key, (classes, cancel)| {
+        self.running.retain(|key @ (source, family), (classes, cancel)| {
             let stays = plan.follow.get(key) == Some(classes);
             if !stays {
                 cancel.cancel();
+                self.room.nearby.leaves(family, *source);
             }
             stays
         });

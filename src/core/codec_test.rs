@@ -13,7 +13,9 @@ use super::codec::{
 };
 use super::eid::Eid;
 use super::family::Mode;
-use super::message::{Compare, Entries, Follow, FollowReply, Gossip, Hello, Packed, Reconcile};
+use super::message::{
+    Compare, Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, Reconcile, WideGossip,
+};
 use super::path::{Family, PATH_MAX_BYTES, Path, VALUE_MAX_BYTES, Value};
 use super::protocol::Versions;
 use super::record::{Class, Classes, Record, RecordKey, Stored};
@@ -96,6 +98,13 @@ fn a_follow_request_has_this_form() {
     follow.mode = Mode::Global;
     follow.cursor = None;
     golden(&follow, &["4b46 01 02 11000000", "0300000000000000 666f6f 00000000 05", "00"]);
+}
+
+#[test]
+fn what_relays_tell_each_other_has_this_form() {
+    let heard = Heard { family: Family::new("foo").expect("a family"), source: EID, run: RUN, to: 513 };
+    golden(&heard, &["4b46 01 16 21000000", "0300000000000000 666f6f 0200000001ab", RUN_HEX, "0102000000000000"]);
+    golden(&Missing { after: 513 }, &["4b46 01 17 08000000", "0102000000000000"]);
 }
 
 #[test]
@@ -187,6 +196,7 @@ fn a_backup_has_this_form() {
 #[test]
 fn a_message_of_the_membership_has_this_form() {
     golden(&Gossip { payload: vec![0xde, 0xad] }, &["4b46 01 05 0a000000", "0200000000000000 dead"]);
+    golden(&WideGossip { payload: vec![0xde, 0xad] }, &["4b46 01 15 0a000000", "0200000000000000 dead"]);
     golden(&Packed { payload: vec![0xde, 0xad] }, &["4b46 01 14 0a000000", "0200000000000000 dead"]);
 }
 

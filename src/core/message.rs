@@ -123,11 +123,33 @@ pub struct Gossip {
     pub payload: Vec<u8>,
 }
 
+/// The same between the speakers of sites, who gossip in a ring of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WideGossip {
+    pub payload: Vec<u8>,
+}
+
 /// A piece of the change feed as it goes between sites: the payload of an [`Entries`] frame, compressed with zstd
 /// (RFC 8878). Unpacked it is no longer than a frame's payload may be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Packed {
     pub payload: Vec<u8>,
+}
+
+/// A relay has everything of a source at another site, in the scope of that site, up to here: for the relays near it, which
+/// may lack some of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    pub family: Family,
+    pub source: Eid,
+    pub run: Run,
+    pub to: u64,
+}
+
+/// The answer to a [`Heard`] of one that lacks what comes after this. The records follow as [`Entries`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub after: u64,
 }
 
 impl Message for Hello {
@@ -142,11 +164,20 @@ impl Message for FollowReply {
 impl Message for Entries {
     const KIND: u8 = 4;
 }
+impl Message for Heard {
+    const KIND: u8 = 22;
+}
+impl Message for Missing {
+    const KIND: u8 = 23;
+}
 impl Message for Packed {
     const KIND: u8 = 20;
 }
 impl Message for Gossip {
     const KIND: u8 = 5;
+}
+impl Message for WideGossip {
+    const KIND: u8 = 21;
 }
 impl Message for Compare {
     const KIND: u8 = 6;

@@ -30,6 +30,7 @@ pub mod losers;
 pub mod message;
 #[cfg(feature = "mutants")]
 pub mod mutants;
+pub mod nearby;
 pub mod path;
 pub mod protocol;
 pub mod reconcile;

@@ -99,6 +99,8 @@ impl Classes {
     pub const NEAR: Classes = Classes(2);
     pub const FAR: Classes = Classes(4);
     pub const ALL: Classes = Classes(7);
+    /// What was written at the source's site: what a relay asks of another site for.
+    pub const OF_SITE: Classes = Classes(3);
 
     pub const fn only(class: Class) -> Self {
         Self(class.bit())

@@ -11,6 +11,7 @@
 
 mod patience;
 mod rank;
+pub mod rings;
 mod sites;
 
 use std::collections::{BTreeMap, BTreeSet};

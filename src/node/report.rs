@@ -94,6 +94,13 @@ impl<R: Reads> Reporter<R> {
             alarms
                 .push(format!("the certificate expires in {days} days: make a new one with kinfolk tls issue --renew"));
         }
+        if self.mesh.refused_by_full_ring() {
+            alarms.push(
+                "others refuse this node: their ring of gossip has no room for one more; set [gossip] rings = \"by-site\" \
+                 on every node"
+                    .to_string(),
+            );
+        }
         self.trust_alarms(published, &mut alarms);
         alarms.extend(self.streams.conflicts().iter().map(|conflict| {
             let (family, member, mode) = (&conflict.family, conflict.member, conflict.mode);
@@ -165,7 +172,8 @@ impl<R: Reads> Reporter<R> {
             version: member.version.clone(),
             live: member.live,
             connected: member.connected,
-            head: Some(member.head),
+            // Of a node that is heard of over speakers only, the head is not told.
+            head: Some(member.head).filter(|head| *head > 0),
             families: families(&member.families),
         };
         let mut status: Vec<MemberStatus> = others.iter().map(other).chain([own]).collect();
@@ -203,6 +211,7 @@ fn wan_totals(wan: &WanCounters) -> WanTotals {
         records: [wan.sent_records.get(), wan.received_records.get()],
         bytes: [wan.sent_bytes.get(), wan.received_bytes.get()],
         sent_unpacked_bytes: wan.sent_unpacked_bytes.get(),
+        fetched_nearby: wan.fetched_nearby.get(),
     }
 }
 

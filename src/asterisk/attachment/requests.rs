@@ -119,34 +119,18 @@ impl Attachment {
         effects: &mut Vec<Effect>,
     ) -> Result<(), StoreError> {
         let mut link = self.link.clone().expect("read before");
-        let mut afresh = false;
+        let mut afresh = restarted;
         if restarted {
             link.lineage += 1;
             link.etag = None;
-            afresh = true;
         }
-        let publish = &arrived.publish;
-        let mut update = Update::default();
-        match publish.body.as_ref().map(|body| &body.content) {
-            None => {}
-            Some(Content::Refresh) => afresh = true,
-            Some(Content::State(state)) => {
-                let scene = Scene {
-                    settings: &self.settings,
-                    sight,
-                    link: &link,
-                    staged: &self.staged,
-                    repeated,
-                    asked: self.asking.asked,
-                    quiet: self.asking.quiet,
-                };
-                update = scene.update(state)?;
-            }
-        }
+        afresh |= matches!(arrived.publish.body, Some(Body { content: Content::Refresh, .. }));
+        let update = self.what_it_does(&arrived.publish, &link, repeated, sight)?;
         if afresh {
             send_everything(&mut link, &mut self.window);
         }
         self.note_entries(&update, &arrived.reply, effects);
+        let publish = &arrived.publish;
         let response = if update.forbidden {
             Response::new(403)
         } else {
@@ -163,12 +147,29 @@ impl Attachment {
         };
         let entries = update.writes.len() as u64;
         self.status.counts.repeated += u64::from(repeated);
-        self.begin(
-            link,
-            Then::Answer { arrived, response, update: Box::new(update), afresh: restarted, entries },
-            effects,
-        );
+        let then = Then::Answer { arrived, response, update: Box::new(update), afresh: restarted, entries };
+        self.begin(link, then, effects);
         Ok(())
+    }
+
+    fn what_it_does<R: Read>(
+        &self,
+        publish: &Publish,
+        link: &Link,
+        repeated: bool,
+        sight: Sight<'_, R>,
+    ) -> Result<Update, StoreError> {
+        let Some(Body { content: Content::State(state), .. }) = &publish.body else { return Ok(Update::default()) };
+        let scene = Scene {
+            settings: &self.settings,
+            sight,
+            link,
+            staged: &self.staged,
+            repeated,
+            asked: self.asking.asked,
+            quiet: self.asking.quiet,
+        };
+        scene.update(state)
     }
 }
 

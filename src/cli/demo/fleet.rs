@@ -65,8 +65,12 @@ pub struct NodePlan {
     pub top: String,
     /// A program, with its arguments, that is given the node's command line to run.
     pub launcher: Vec<String>,
+    /// Nodes that its configuration names; none: all others.
+    pub seeds: Option<Vec<usize>>,
     /// Further lines of `[http]`.
     pub http_more: String,
+    /// Further lines of `[gossip]`.
+    pub gossip_more: String,
     /// Further sections of the configuration.
     pub more: String,
 }
@@ -82,7 +86,9 @@ impl Plan {
             listen: None,
             top: String::new(),
             launcher: Vec::new(),
+            seeds: None,
             http_more: String::new(),
+            gossip_more: String::new(),
             more: String::new(),
         };
         Self { binary: binary.into(), nodes: (0..count).map(node).collect(), forwarded: false }
@@ -440,13 +446,13 @@ impl Fleet {
         let tls = self.tls_dir();
         let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
         let seeds: Vec<String> = (0..self.count())
-            .filter(|other| *other != node)
+            .filter(|other| *other != node && plan.seeds.as_ref().is_none_or(|seeds| seeds.contains(other)))
             .map(|other| format!("\"{}\"", self.advertised(other)))
             .collect();
         let cert = |extension| quoted(tls.join(plan.eid.compact()).with_extension(extension));
         let mut text = format!(
             "{}data_dir = {}\n\n[cluster]\nname = \"fleet\"\nlisten = \"{}\"\nadvertise = \"{}\"\nseeds = [{}]\n\n\
-             [tls]\nca = {}\ncert = {}\nkey = {}\n\n[http]\nlisten = \"{}\"\n{}\n[gossip]\ninterval_ms = 200\n\n[shared]\n",
+             [tls]\nca = {}\ncert = {}\nkey = {}\n\n[http]\nlisten = \"{}\"\n{}\n[gossip]\ninterval_ms = 200\n{}\n[shared]\n",
             plan.top,
             quoted(self.data_dir(node)),
             self.listen(node),
@@ -457,6 +463,7 @@ impl Fleet {
             cert("key"),
             self.http(node),
             plan.http_more,
+            plan.gossip_more,
         );
         for (family, mode) in &plan.shared {
             let _ = writeln!(text, "{family:?} = {mode:?}");

@@ -11,12 +11,23 @@ use crate::core::trust::Trust;
 /// The port of the cluster's endpoint unless configured, UDP.
 pub const DEFAULT_PORT: u16 = 7480;
 
+/// Who gossips with whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rings {
+    /// Everyone with everyone.
+    #[default]
+    One,
+    /// Each site in a ring of its own, and one node of each in a ring of sites.
+    BySite,
+}
+
 /// The configuration of a node's mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshConfig {
     /// The cluster's name; nodes of another are refused.
     pub cluster: String,
     pub site: String,
+    pub rings: Rings,
     /// The program's version, for people.
     pub version: String,
     /// The versions of the protocol to speak; others than the program's own are for tests only.
@@ -70,6 +81,9 @@ pub struct MeshConfig {
     pub wanted_max: usize,
     /// How long such an address is dialled after the last message to it.
     pub wanted_hold_ms: u64,
+    /// Where not everyone is connected: a connection to another site that this side made is closed when it has not
+    /// been needed here for this long. If the other side needs it, that one makes another.
+    pub unneeded_hold_ms: u64,
     /// How long the alarm of a duplicate EID stands after it was last seen.
     pub duplicate_hold_ms: u64,
 }
@@ -79,6 +93,7 @@ impl Default for MeshConfig {
         Self {
             cluster: "kinfolk".into(),
             site: "default".into(),
+            rings: Rings::One,
             version: env!("CARGO_PKG_VERSION").into(),
             protocol: Versions::SPOKEN,
             listen: (Ipv4Addr::UNSPECIFIED, DEFAULT_PORT).into(),
@@ -106,6 +121,7 @@ impl Default for MeshConfig {
             incoming_queue_max: 256,
             wanted_max: 1_000,
             wanted_hold_ms: 60_000,
+            unneeded_hold_ms: 30_000,
             duplicate_hold_ms: 30_000,
         }
     }

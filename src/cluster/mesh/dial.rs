@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::config::ms;
-use super::link::{self, CLOSE_DUPLICATE, CLOSE_DUPLICATE_EID, CLOSE_SELF, Greeted, LinkError};
-use super::{MeshConfig, Shared};
+use super::link::{
+    self, CLOSE_DUPLICATE, CLOSE_DUPLICATE_EID, CLOSE_RING_FULL, CLOSE_SELF, CLOSE_UNNEEDED, Greeted, LinkError,
+};
+use super::{MeshConfig, PeerInfo, Rings, Shared};
 use crate::cluster::frames;
 use crate::cluster::tls::NODE_DNS_NAME;
 use crate::core::eid::Eid;
@@ -99,6 +101,7 @@ impl Targets {
 /// Keeps one task for each address that is named.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut tasks = BTreeMap::<String, CancellationToken>::new();
+    let mut unneeded = BTreeMap::<Eid, Instant>::new();
     loop {
         let named = {
             let mut targets = shared.targets();
@@ -112,6 +115,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             }
             keep
         });
+        close_unneeded(&shared, &named, &mut unneeded);
         for address in named {
             tasks.entry(address.clone()).or_insert_with(|| {
                 let stop = shared.cancel.child_token();
@@ -123,6 +127,30 @@ pub(super) async fn run(shared: Arc<Shared>) {
             });
         }
         let _ = tokio::time::timeout(SWEEP, shared.targets_changed.notified()).await;
+    }
+}
+
+/// Ends connections to other sites that were made here, and are needed here no more.
+fn close_unneeded(shared: &Shared, named: &BTreeSet<String>, since: &mut BTreeMap<Eid, Instant>) {
+    if shared.config.rings == Rings::One {
+        return;
+    }
+    let (now, hold) = (Instant::now(), ms(shared.config.unneeded_hold_ms));
+    let needed = |info: &PeerInfo| {
+        let addresses = [info.gossip_address, info.remote].map(|address| address.to_string());
+        named.contains(&info.address) || addresses.iter().any(|address| named.contains(address))
+    };
+    let table = shared.table();
+    let unneeded = || {
+        table.all().filter(|(_, link)| link.info.dialled && link.info.site != shared.config.site && !needed(&link.info))
+    };
+    let eids: BTreeSet<Eid> = unneeded().map(|(eid, _)| eid).collect();
+    since.retain(|eid, _| eids.contains(eid));
+    for (eid, link) in unneeded() {
+        if now >= *since.entry(eid).or_insert(now) + hold {
+            tracing::debug!(peer = %eid, "closed a connection that is not needed");
+            link.connection.close(CLOSE_UNNEEDED.into(), b"not needed");
+        }
     }
 }
 
@@ -293,6 +321,12 @@ impl Dialler {
         match (peer, &fault) {
             (Some(peer), LinkError::Duplicate(_)) => return Dialled::Standing(peer),
             (Some(peer), _) if closed_as(CLOSE_DUPLICATE) => return Dialled::Standing(peer),
+            (Some(_), _) if closed_as(CLOSE_RING_FULL) => {
+                self.shared.ring().refused = Some(Instant::now());
+                let what =
+                    "its ring of gossip has no room for one more node: set [gossip] rings = \"by-site\" on every node";
+                return Dialled::Failed(what.into());
+            }
             (Some(peer), _) if peer == self.shared.eid && closed_as(CLOSE_SELF) => return Dialled::Own,
             (Some(peer), _) if peer == self.shared.eid && closed_as(CLOSE_DUPLICATE_EID) => {
                 self.shared.note_failure(remote, &LinkError::DuplicateEid);

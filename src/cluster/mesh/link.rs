@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use super::access::{Cut, Passed};
 use super::config::{is_plain, ms};
 use super::table::{Admission, Link, PeerInfo};
-use super::{Incoming, MeshConfig, Shared};
+use super::{Incoming, MeshConfig, Ring, Rings, Shared};
 use crate::cluster::frames::{self, FrameError};
 use crate::cluster::tls::{self, CertificateEidError, Distrust};
-use crate::core::codec::FRAME_MAX_BYTES;
+use crate::core::codec::{self, Message};
 use crate::core::eid::Eid;
-use crate::core::message::{Gossip, Hello};
+use crate::core::message::{Gossip, Hello, WideGossip};
 use crate::core::protocol::Versions;
 use crate::core::trust::Grants;
 
@@ -27,6 +27,8 @@ pub(super) const CLOSE_SELF: u32 = 2;
 pub(super) const CLOSE_DUPLICATE_EID: u32 = 3;
 pub(super) const CLOSE_REFUSED: u32 = 4;
 pub(super) const CLOSE_RECHECKED: u32 = 5;
+pub(super) const CLOSE_RING_FULL: u32 = 6;
+pub(super) const CLOSE_UNNEEDED: u32 = 7;
 
 /// TLS alerts are told as QUIC transport errors of this range (RFC 9001, 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
@@ -63,6 +65,11 @@ pub(super) enum LinkError {
     Duplicate(Eid),
     #[error("{0} peers are connected already; raise the limit peers_max if the cluster is that large")]
     TooManyPeers(usize),
+    #[error(
+        "it is new, and {0} nodes are as many as one ring of gossip carries: set [gossip] rings = \"by-site\" on every \
+         node, or forget dead ones first"
+    )]
+    RingFull(usize),
     #[error("no hello came in time")]
     NoHello,
     #[error("its hello is no hello: {0}")]
@@ -85,6 +92,7 @@ impl LinkError {
             LinkError::HelloText => Some("hello_text"),
             LinkError::DuplicateEid => Some("duplicate_eid"),
             LinkError::TooManyPeers(_) => Some("too_many_peers"),
+            LinkError::RingFull(_) => Some("ring_full"),
             LinkError::NoHello => Some("frame_timeout"),
             LinkError::Frame(error) => error.reason(),
             LinkError::Lost(ConnectionError::TransportError(error)) if TLS_ALERTS.contains(&error.code.into()) => {
@@ -114,7 +122,7 @@ pub(super) struct Greeted {
     pub peer: Eid,
     connection: Connection,
     info: PeerInfo,
-    gossip: mpsc::Receiver<Vec<u8>>,
+    gossip: mpsc::Receiver<(Ring, Vec<u8>)>,
 }
 
 impl Shared {
@@ -150,6 +158,7 @@ pub(super) fn close(connection: &Connection, error: &LinkError) {
         LinkError::Duplicate(_) => CLOSE_DUPLICATE,
         LinkError::Own => CLOSE_SELF,
         LinkError::DuplicateEid => CLOSE_DUPLICATE_EID,
+        LinkError::RingFull(_) => CLOSE_RING_FULL,
         _ => CLOSE_REFUSED,
     };
     let reason = error.reason().unwrap_or("closed");
@@ -177,6 +186,9 @@ pub(super) async fn admit(
 ) -> Result<Greeted, LinkError> {
     let Passed { eid: certificate, grants } = passed;
     let protocol = check(shared, certificate, &hello)?;
+    if let Some(nodes) = shared.full_ring(certificate, &hello.site) {
+        return Err(LinkError::RingFull(nodes));
+    }
     let remote = connection.remote_address();
     let advertised = resolve(&hello.advertise, &shared.config).await;
     let info = PeerInfo {
@@ -278,7 +290,7 @@ pub(super) async fn serve(shared: Arc<Shared>, greeted: Greeted) {
     let ended = tokio::select! {
         ended = connection.closed() => ended,
         ended = hand_on_streams(&shared, &connection, peer, &info) => ended,
-        ended = receive_gossip(&shared, &connection, peer, info.gossip_address) => ended,
+        ended = receive_gossip(&shared, &connection, peer, &info) => ended,
         ended = send_gossip(&shared, &connection, gossip) => ended,
     };
     let stats = connection.stats();
@@ -303,25 +315,25 @@ async fn hand_on_streams(shared: &Shared, connection: &Connection, peer: Eid, in
 }
 
 /// Each message is a short stream of its own, so that a lost packet delays no other message.
-async fn receive_gossip(
-    shared: &Arc<Shared>,
-    connection: &Connection,
-    peer: Eid,
-    address: SocketAddr,
-) -> ConnectionError {
+async fn receive_gossip(shared: &Arc<Shared>, connection: &Connection, peer: Eid, info: &PeerInfo) -> ConnectionError {
+    let (address, far) = (info.gossip_address, info.site != shared.config.site);
     loop {
         match connection.accept_uni().await {
-            Ok(recv) => shared.spawn(receive_one(shared.clone(), recv, peer, address)),
+            Ok(recv) => shared.spawn(receive_one(shared.clone(), recv, peer, address, far)),
             Err(ended) => return ended,
         }
     }
 }
 
-async fn receive_one(shared: Arc<Shared>, mut recv: RecvStream, peer: Eid, address: SocketAddr) {
-    let timeout = ms(shared.config.gossip_timeout_ms);
-    match frames::read_message::<Gossip>(&mut recv, FRAME_MAX_BYTES, timeout).await {
-        Ok(Gossip { payload }) => {
-            if shared.gossip.try_send((address, payload)).is_err() {
+async fn receive_one(shared: Arc<Shared>, mut recv: RecvStream, peer: Eid, address: SocketAddr, far: bool) {
+    match read_gossip(&shared, &mut recv).await {
+        Ok((ring, _)) if shared.config.rings.misplaced(ring, far) => {
+            if shared.counters.refuse("gossip_ring") {
+                tracing::warn!(%peer, "it gossips in other rings: [gossip] rings must be the same on every node");
+            }
+        }
+        Ok((ring, payload)) => {
+            if shared.gossip[ring as usize].try_send((address, payload)).is_err() {
                 shared.counters.gossip_dropped_full.add(1);
             }
         }
@@ -336,16 +348,44 @@ async fn receive_one(shared: Arc<Shared>, mut recv: RecvStream, peer: Eid, addre
     }
 }
 
+async fn read_gossip(shared: &Shared, recv: &mut RecvStream) -> Result<(Ring, Vec<u8>), FrameError> {
+    let timeout = ms(shared.config.gossip_timeout_ms);
+    let frame = tokio::time::timeout(timeout, frames::read_frame(recv)).await;
+    let (header, payload) = frame.map_err(|_| FrameError::TimedOut(timeout.as_millis()))??.ok_or(FrameError::Ended)?;
+    if header.kind == WideGossip::KIND {
+        let WideGossip { payload } = codec::decode_payload(header, &payload)?;
+        return Ok((Ring::Wide, payload));
+    }
+    let Gossip { payload } = codec::decode_payload(header, &payload)?;
+    Ok((Ring::Near, payload))
+}
+
+impl Rings {
+    /// Whether a node that gossips like this one would not have sent a message of this ring here.
+    pub(super) fn misplaced(self, ring: Ring, far: bool) -> bool {
+        match (self, ring) {
+            (Rings::One, Ring::Near) => false,
+            (Rings::One, Ring::Wide) => true,
+            (Rings::BySite, Ring::Near) => far,
+            (Rings::BySite, Ring::Wide) => !far,
+        }
+    }
+}
+
 /// A message that cannot be sent in time is dropped: the next ones say more.
 async fn send_gossip(
     shared: &Shared,
     connection: &Connection,
-    mut messages: mpsc::Receiver<Vec<u8>>,
+    mut messages: mpsc::Receiver<(Ring, Vec<u8>)>,
 ) -> ConnectionError {
-    while let Some(payload) = messages.recv().await {
+    while let Some((ring, payload)) = messages.recv().await {
         let sent = async {
             let mut send = connection.open_uni().await.ok()?;
-            frames::write_frame(&mut send, &Gossip { payload }).await.ok()?;
+            let written = match ring {
+                Ring::Near => frames::write_frame(&mut send, &Gossip { payload }).await,
+                Ring::Wide => frames::write_frame(&mut send, &WideGossip { payload }).await,
+            };
+            written.ok()?;
             send.finish().ok()
         };
         let sent = tokio::time::timeout(ms(shared.config.gossip_timeout_ms), sent).await;

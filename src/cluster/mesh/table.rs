@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::Ring;
 use crate::core::eid::Eid;
 use crate::core::storage::Run;
 use crate::core::trust::Grants;
@@ -59,7 +60,7 @@ pub(super) fn newer_stays(me: Eid, peer: Eid, standing: Claim, newer: Claim) -> 
 pub(super) struct Link {
     pub connection: quinn::Connection,
     pub info: PeerInfo,
-    pub gossip: mpsc::Sender<Vec<u8>>,
+    pub gossip: mpsc::Sender<(Ring, Vec<u8>)>,
 }
 
 /// What became of a connection that asked to be admitted.
@@ -100,6 +101,10 @@ impl Table {
 
     pub fn links(&self) -> impl Iterator<Item = &Link> {
         self.links.values()
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = (Eid, &Link)> {
+        self.links.iter().map(|(peer, link)| (*peer, link))
     }
 
     pub fn link(&self, peer: Eid) -> Option<&Link> {

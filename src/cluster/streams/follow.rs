@@ -7,6 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::nearby::{Brought, Followed};
 use super::reconcile::{ReconcileError, reconcile};
 use super::serve::refuse;
 use super::wan;
@@ -186,7 +187,12 @@ impl<R: Reads> Follow<R> {
         let timeout = Duration::from_millis(self.room.config.request_timeout_ms);
         write_frame(&mut send, &follower.request()).await?;
         let reply: FollowReply = read_message(&mut recv, FRAME_MAX_BYTES, timeout).await?;
+        let mut followed = Followed::new(&self.room, &self.family, self.source);
+        if self.crossing {
+            followed.answered(&reply, follower);
+        }
         let mut next = follower.on_reply(reply)?;
+        let mut brought: Option<Brought> = None;
         loop {
             match next {
                 Next::Read => self.publish_follower(follower, was_current),
@@ -201,9 +207,14 @@ impl<R: Reads> Follow<R> {
                 Next::Reopen => break,
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
             }
+            if let Some(brought) = brought.take() {
+                followed.brought(brought);
+            }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
             let entries = self.read(header, &payload)?;
+            let from = follower.cursor_seq();
             next = follower.on_entries(entries)?;
+            brought = followed.brings(from, follower, &next);
         }
         close(send, recv);
         Ok(())

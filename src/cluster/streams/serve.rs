@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Shared, reconcile};
+use super::{Shared, nearby, reconcile};
 use crate::cluster::frames::{FrameError, read_frame, write_frame};
 use crate::cluster::mesh::Incoming;
 use crate::core::codec::{self, Message};
 use crate::core::eid::Eid;
-use crate::core::message::{Compare, Entries, Follow, FollowReply};
+use crate::core::message::{Compare, Entries, Follow, FollowReply, Heard};
 use crate::core::session::Source;
 use crate::core::storage::{Read, Reads, StoreError};
 
@@ -66,6 +66,11 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
     if header.kind == Compare::KIND {
         let ask = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
         reconcile::answered(room, Incoming { peer, run, site, send, recv }, ask).await;
+        return Ok(());
+    }
+    if header.kind == Heard::KIND {
+        let heard = codec::decode_payload(header, &payload).map_err(FrameError::from)?;
+        nearby::told(room, Incoming { peer, run, site, send, recv }, heard).await?;
         return Ok(());
     }
     let request: Follow = codec::decode_payload(header, &payload).map_err(FrameError::from)?;

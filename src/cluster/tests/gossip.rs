@@ -12,7 +12,7 @@ use crate::core::topology::Member;
 /// Later starts have greater generations.
 static GENERATION: AtomicU64 = AtomicU64::new(1_000);
 
-fn generation() -> u64 {
+pub(super) fn generation() -> u64 {
     GENERATION.fetch_add(1_000, Ordering::Relaxed)
 }
 
@@ -151,8 +151,8 @@ async fn gossip_that_cannot_be_decoded_is_refused_and_counted_and_gossip_goes_on
     let first = join(&one);
     two.connected(1).await;
     one.connected(2).await;
-    two.mesh.send_gossip(one.mesh.gossip_address(), vec![0xff; 500]);
-    two.mesh.send_gossip(one.mesh.gossip_address(), vec![0; 100_000]);
+    two.mesh.send_gossip(Ring::Near, one.mesh.gossip_address(), vec![0xff; 500]);
+    two.mesh.send_gossip(Ring::Near, one.mesh.gossip_address(), vec![0; 100_000]);
     eventually("both are refused", SOON, || one.refused("gossip_payload") == 2).await;
     let _second = join(&two);
     eventually("two is live", SOON, || is_live(&first, 2)).await;

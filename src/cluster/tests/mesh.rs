@@ -135,11 +135,11 @@ async fn gossip_reaches_the_peer_under_the_sender_s_address_and_is_dropped_witho
     let ca = Ca::new();
     let one = Node::start(config(), ca.identity(1), 11).await;
     let two = Node::start(config(), ca.identity(2), 22).await;
-    let mut heard = one.mesh.take_gossip().expect("not taken");
-    two.mesh.send_gossip(one.mesh.gossip_address(), b"lost".to_vec());
+    let mut heard = one.mesh.take_gossip(Ring::Near).expect("not taken");
+    two.mesh.send_gossip(Ring::Near, one.mesh.gossip_address(), b"lost".to_vec());
     assert_eq!(two.mesh.counters().gossip_dropped_unconnected.get(), 1);
     two.connected(1).await;
-    two.mesh.send_gossip(one.mesh.gossip_address(), b"heard".to_vec());
+    two.mesh.send_gossip(Ring::Near, one.mesh.gossip_address(), b"heard".to_vec());
     let message = tokio::time::timeout(SOON, heard.recv()).await.expect("in time");
     assert_eq!(message, Some((two.mesh.gossip_address(), b"heard".to_vec())));
 }
@@ -161,7 +161,7 @@ async fn dials_that_cross_leave_one_and_the_same_connection_on_both_sides() {
         })
         .await;
         let kept = (link(&one, 2), one.peer(2).map(|peer| peer.dialled));
-        two.mesh.send_gossip(one.mesh.gossip_address(), vec![0]);
+        two.mesh.send_gossip(Ring::Near, one.mesh.gossip_address(), vec![0]);
         assert_eq!((link(&one, 2), one.peer(2).map(|peer| peer.dialled)), kept);
     }
 }
@@ -245,7 +245,7 @@ async fn frames_that_are_none_are_refused_and_counted_and_the_node_goes_on() {
 async fn bad_gossip_is_refused_and_counted_and_the_connection_goes_on() {
     let ca = Ca::new();
     let one = Node::start(config(), ca.identity(1), 11).await;
-    let mut heard = one.mesh.take_gossip().expect("not taken");
+    let mut heard = one.mesh.take_gossip(Ring::Near).expect("not taken");
     let rogue = Rogue::connect(&ca.identity(2), &one).await;
     rogue.greet(&hello(2)).await.expect("an answer");
     let good = codec::encode_frame(&Gossip { payload: vec![1, 2, 3] }).expect("a frame");

@@ -3,6 +3,7 @@
 mod gossip;
 mod mesh;
 mod pairing;
+mod rings;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::tls::{CA_CERT_FILE, Identity, Issued, NODE_VALID_DAYS, init_ca, issue};
-use super::{Mesh, MeshConfig, PeerInfo};
+use super::{Mesh, MeshConfig, PeerInfo, Ring};
 use crate::core::eid::Eid;
 use crate::core::storage::Run;
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::cluster::gossip_transport::{Decoder, Encoder};
+use crate::core::topology::rings::{RING_NODES_MAX, RING_NODES_MAX_DEFAULT};
 
 /// Records what chitchat says.
 struct Recorder(mpsc::UnboundedSender<ChitchatEnvelope>);
@@ -84,6 +85,18 @@ async fn a_large_digest_survives_the_way_there_and_back() {
     assert!(bytes.len() > 20_000, "only {} bytes", bytes.len());
     let back = decoder.decode(&bytes).await.expect("a pair that works").expect("a message");
     assert!(format!("{back:?}") == text, "it is another message");
+}
+
+/// The largest ring that is allowed must stay far from the digest at which chitchat panics.
+#[tokio::test]
+async fn the_digest_of_the_largest_ring_leaves_room_for_an_answer() {
+    let mut encoder = Encoder::open().await.expect("a pair");
+    for nodes in [10, 100, RING_NODES_MAX_DEFAULT, RING_NODES_MAX] {
+        let digest = digest_of(u16::try_from(nodes - 1).expect("few")).await;
+        let bytes = encoder.encode(digest).await.expect("encoded").len();
+        eprintln!("a digest of {nodes} nodes that hardly compress: {bytes} bytes, {} a node", bytes / nodes);
+        assert!(bytes < 50_000);
+    }
 }
 
 #[tokio::test]
