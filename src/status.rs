@@ -2,6 +2,7 @@
 //!
 //! Counts and moments only, never keys or values. A field that is not known yet is null, not 0.
 
+pub mod quarantine;
 pub mod why;
 
 use std::collections::BTreeMap;
