@@ -217,6 +217,7 @@ impl Node {
             ready,
             since_unix_ms: unix_ms(),
             reloader: reloader.clone(),
+            policy: config.tombstones.policy(),
             adapter,
         };
         let api = Api {

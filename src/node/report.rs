@@ -14,6 +14,7 @@ use crate::asterisk::event::{AttachmentStatus, RefusedReason};
 use crate::cluster::streams::{Agreement, Follows, Streams};
 use crate::cluster::{Gossip, Mesh, WanCounters};
 use crate::core::family::Mode;
+use crate::core::floor::{Policy, Seen};
 use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Tally;
@@ -22,7 +23,7 @@ use crate::core::topology::Member;
 use crate::metrics::{Extra, WanTotals};
 use crate::status::{
     AccessStatus, AdapterStatus, AgreementStatus, AsteriskStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus,
-    RefusedStatus, Status,
+    RefusedStatus, Status, utc,
 };
 use crate::store::writer::{Database, Published};
 
@@ -38,6 +39,8 @@ pub struct Reporter<R> {
     pub ready: Arc<AtomicBool>,
     pub since_unix_ms: u64,
     pub reloader: Reloader,
+    /// How purge floors rise.
+    pub policy: Policy,
     /// None if no Asterisk is attached.
     pub adapter: Option<Shown>,
 }
@@ -113,8 +116,36 @@ impl<R: Reads> Reporter<R> {
                     .to_string(),
             );
         }
+        self.tombstone_alarms(published, &mut alarms);
         alarms.extend(self.alarms.texts(unix_ms()));
         alarms
+    }
+
+    /// Who keeps tombstones from being dropped for longer than a round takes, and what waits for the operator.
+    fn tombstone_alarms(&self, published: &Published, alarms: &mut Vec<String>) {
+        let (ledger, now) = (&published.ledger, unix_ms());
+        for family in ledger.families.marks().keys() {
+            let local = ledger.floors.get(family).copied().unwrap_or_default();
+            let (me, run, books, policy) = (self.database.eid(), published.run, &ledger.books, self.policy);
+            let Some(pinned) = (Seen { me, run, books, family, local, policy, now }).pinned() else { continue };
+            if pinned.since_unix_ms.saturating_add(2 * self.policy.interval_ms) > now {
+                continue;
+            }
+            let by: Vec<String> = pinned.by.iter().map(ToString::to_string).collect();
+            alarms.push(format!(
+                "tombstones of '{family}' are pinned since {} by {} (not {} yet): bring it back, or if it is gone for good, \
+                 kinfolk decommission it",
+                utc(pinned.since_unix_ms / 1_000),
+                by.join(", "),
+                pinned.lacks.as_str(),
+            ));
+        }
+        if ledger.quarantined > 0 {
+            alarms.push(format!(
+                "{} keys are in quarantine, older than what is remembered of deletions: kinfolk quarantine list",
+                ledger.quarantined
+            ));
+        }
     }
 
     /// What is wrong with the certificate and the configuration of this node, and who is refused for theirs.

@@ -1,0 +1,82 @@
+//! Tombstones go when every member has them, and no deletion is undone by whoever was away. On real processes, with
+//! a retention of a second instead of ten days.
+
+#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
+
+mod common;
+
+use std::io::Write;
+use std::time::Duration;
+
+use common::{SOON, TestFleet};
+
+/// A round has three steps, each at a look every two seconds and gossiped, and there may be one before it.
+const ROUND_MAX: Duration = Duration::from_secs(60);
+
+fn fleet() -> TestFleet {
+    let mut fleet = common::prepare(common::plan(3, &[("foo", "global")]));
+    for node in 0..3 {
+        let mut config = std::fs::OpenOptions::new().append(true).open(fleet.config_file(node)).expect("a config");
+        config.write_all(b"\n[tombstones]\nretention_s = 1\nfloor_interval_s = 1\n").expect("written");
+        fleet.spawn(node).expect("it starts");
+    }
+    for node in 0..3 {
+        fleet.wait_ready(node).expect("ready");
+    }
+    fleet
+}
+
+fn exported(fleet: &TestFleet, node: usize, path: &str) -> bool {
+    fleet.api(node).export().expect("an export").contains(&format!("\"path\":\"{path}\""))
+}
+
+#[track_caller]
+fn purged(fleet: &TestFleet, nodes: &[usize], path: &str) {
+    let gone = || nodes.iter().all(|node| !exported(fleet, *node, path)).then_some(());
+    fleet.wait_for("the tombstone to go", ROUND_MAX, gone).expect("it goes");
+}
+
+fn run(fleet: &TestFleet, node: usize, args: &[&str]) -> String {
+    let url = fleet.url(node);
+    let output = fleet.command(&[&["--node", &url], args].concat()).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+#[test]
+fn a_tombstone_goes_once_all_have_it_and_whoever_comes_back_from_before_undoes_nothing() {
+    let mut fleet = fleet();
+    for key in ["stays", "goes", "old"] {
+        fleet.api(0).put(&format!("/foo/{key}"), "x").expect("written");
+    }
+    fleet.wait_equal(&[0, 1, 2], SOON).expect("equal");
+    fleet.api(1).delete("/foo/goes").expect("deleted");
+    fleet.wait_equal(&[0, 1, 2], SOON).expect("equal");
+    purged(&fleet, &[0, 1, 2], "/foo/goes");
+    assert!((0..3).all(|node| exported(&fleet, node, "/foo/stays")));
+
+    // The one that is away pins what is deleted now, until it is decommissioned.
+    fleet.kill_9(2).expect("killed");
+    fleet.api(0).delete("/foo/old").expect("deleted");
+    fleet.wait_equal(&[0, 1], SOON).expect("equal");
+    let rounds = || {
+        let status = run(&fleet, 0, &["status"]);
+        status.contains("pinned").then_some(status)
+    };
+    let status = fleet.wait_for("the status to say what pins the tombstone", ROUND_MAX, rounds).expect("it does");
+    assert!(status.contains(&fleet.eid(2).to_string()), "{status}");
+    assert!(exported(&fleet, 0, "/foo/old") && exported(&fleet, 1, "/foo/old"));
+    run(&fleet, 0, &["decommission", &fleet.eid(2).to_string()]);
+    purged(&fleet, &[0, 1], "/foo/old");
+
+    // It comes back with a value that was deleted, and nobody can tell any more that it was.
+    fleet.restart(2).expect("it starts again");
+    let doubtful = || run(&fleet, 2, &["quarantine", "list"]).contains("/foo/old").then_some(());
+    fleet.wait_for("the old value in quarantine", ROUND_MAX, doubtful).expect("it is set aside");
+    fleet.wait_equal(&[0, 1, 2], ROUND_MAX).expect("equal");
+    assert!((0..3).all(|node| fleet.api(node).value("/foo/old").expect("an answer").is_none()), "undone");
+    assert!((0..3).all(|node| fleet.api(node).value("/foo/stays").expect("an answer").is_some()), "lost");
+    run(&fleet, 2, &["quarantine", "drop", "/foo/old"]);
+    assert!(!run(&fleet, 2, &["quarantine", "list"]).contains("/foo/old"));
+}
