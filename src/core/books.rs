@@ -202,7 +202,10 @@ pub struct FamilyBooks {
     pub sharers: BTreeMap<Eid, Hlc>,
     pub round: Option<Round>,
     pub notes: BTreeMap<Eid, Note>,
+    /// The greatest that the books ever said.
     pub floor: Hlc,
+    /// What they say now.
+    pub written_floor: Hlc,
 }
 
 /// The books, read.
@@ -212,8 +215,13 @@ pub struct Books {
     families: BTreeMap<Family, FamilyBooks>,
 }
 
-static NOTHING: FamilyBooks =
-    FamilyBooks { sharers: BTreeMap::new(), round: None, notes: BTreeMap::new(), floor: Hlc::ZERO };
+static NOTHING: FamilyBooks = FamilyBooks {
+    sharers: BTreeMap::new(),
+    round: None,
+    notes: BTreeMap::new(),
+    floor: Hlc::ZERO,
+    written_floor: Hlc::ZERO,
+};
 
 impl Books {
     /// Takes a record of the books in, also a tombstone of one.
@@ -229,6 +237,7 @@ impl Books {
             Some(Entry::Floor(family, floor)) => {
                 let books = self.of_mut(family);
                 books.floor = books.floor.max(floor);
+                books.written_floor = floor;
             }
             None => {}
         }

@@ -174,6 +174,10 @@ impl Seen<'_> {
 
     /// What is to be done now.
     pub fn next_move(&self) -> Move {
+        // Two collectors that did not know each other may have raised it, and the lower floor was written later.
+        if self.local.adopted > self.of().written_floor && !mutant!(LowerFloorStays) {
+            return Move::Raise(self.local.adopted);
+        }
         let takes_part = self.books.is_admitted(self.me) && self.of().sharers.contains_key(&self.me);
         if !takes_part || self.pending().is_some() {
             return Move::Wait;

@@ -62,6 +62,7 @@ mutants! {
     LeftOverAccepted: "bytes left over behind a frame's payload are ignored",
     LimitsBindMerge: "a node's own limits refuse what arrives",
     LosersSent: "a reconcile sends the lesser of two stamps as well",
+    LowerFloorStays: "a floor that was written later and is lower stays in the books",
     ModeIgnored: "a source serves copies that others own in a family shared globally",
     NearNotAsked: "a relay asks another site's node for its own writes only",
     NearerClassIgnored: "a record that came from afar first stays far",
