@@ -291,7 +291,7 @@ fn a_bad_configuration_stops_the_start_with_all_that_is_wrong() {
         (good.replace("listen = ", "listens = "), 2, "unknown field `listens`"),
         (good.replace("[http]\nlisten = \"127.0.0.1", "[http]\nlisten = \"0.0.0.0"), 2, "token_file"),
         (format!("{good}\n[clock]\nmax_clock_drift_ms = 0\n"), 2, "would mean no limit"),
-        (format!("{good}\n[sip]\n"), 2, "not supported by this version"),
+        (format!("{good}\n[sip]\nlisten = [\"smtp:1\"]\n"), 2, "no place to listen for SIP"),
         (good.replace("[shared]", "[shared]\nregistrar = \"global\""), 2, "must never be shared"),
         (good.replace("[shared]", "[shared]\nfoo = \"local\""), 2, "local"),
         ("data_dir = ".to_string(), 2, "kinfolk config example"),
