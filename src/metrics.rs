@@ -88,6 +88,8 @@ pub struct Metrics {
     verify_received: Counter,
     verify_records: Counter,
     differing: Gauges<FamilyLabel>,
+    far_future: Counter,
+    duplicate_eid: Counter,
     drift_max_ms: AtomicU64,
     drift: FloatGauge,
     clock_ahead: FloatGauge,
@@ -226,6 +228,8 @@ impl Metrics {
             verify_received: Counter::default(),
             verify_records: Counter::default(),
             differing: Family::default(),
+            far_future: Counter::default(),
+            duplicate_eid: Counter::default(),
             drift_max_ms: AtomicU64::new(0),
             drift: FloatGauge::default(),
             clock_ahead: FloatGauge::default(),
@@ -276,6 +280,10 @@ impl Metrics {
         registry.register("verify_records_repaired", help, self.verify_records.clone());
         let help = "Members whose root of a shared family, as last heard, is not this node's";
         registry.register("roots_differing", help, self.differing.clone());
+        let help = "Records that arrived with stamps beyond max_clock_drift";
+        registry.register("merges_far_future", help, self.far_future.clone());
+        let help = "Records that arrived with the stamp of another value: two nodes write under one EID";
+        registry.register("merges_duplicate_eid", help, self.duplicate_eid.clone());
         let help = "The furthest that an arriving stamp lay ahead of this node's wall clock since the start";
         registry.register_with_unit("clock_drift_seen_max", help, Unit::Seconds, self.drift.clone());
         let help = "How far the hybrid clock is ahead of the wall clock";
@@ -320,6 +328,8 @@ impl Metrics {
                 self.won.inc_by(counts.merges.won);
                 self.lost.inc_by(counts.merges.lost);
                 self.same.inc_by(counts.merges.same);
+                self.far_future.inc_by(counts.far_future);
+                self.duplicate_eid.inc_by(counts.duplicate_eid);
                 let drift_max_ms = self.drift_max_ms.fetch_max(counts.drift_max_ms, Relaxed).max(counts.drift_max_ms);
                 self.drift.set(drift_max_ms as f64 / 1e3);
                 committed.outcomes.iter().for_each(|outcome| self.count_outcome(outcome));

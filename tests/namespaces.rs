@@ -1,4 +1,5 @@
-//! Real processes in network namespaces: a cable is pulled out, both sides write on, and it is put back.
+//! Real processes in network namespaces: a cable is pulled out, both sides write on, and it is put back; meanwhile the
+//! disk of the node that was cut off is lost or put back to yesterday's, or the origin of the last writes dies for good.
 
 #![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
 
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use kinfolk::cli::demo::acks::{Acks, read_export};
 
 use common::netns::{self, Network};
-use common::{SOON, TestFleet};
+use common::{SOON, TestFleet, copy_dir};
 
 const SHARED: [(&str, &str); 2] = [("foo", "global"), ("uni", "unique")];
 /// The node that is cut off.
@@ -17,6 +18,8 @@ const C: usize = 2;
 /// Keys that are written differently on both sides, and keys that one side only writes.
 const CONTESTED: usize = 100;
 const DISTINCT: usize = 1_000;
+/// The last writes of an origin that is killed for good.
+const LAST: usize = 50;
 const WRITERS: usize = 4;
 /// The goal is 2 s and the transfer; the rest is for a machine that does much else.
 const EQUAL_MAX: Duration = Duration::from_secs(10);
@@ -89,7 +92,12 @@ impl Lab {
 
     #[track_caller]
     fn settle(&self, what: &str, max: Duration) -> Duration {
-        let (export, took) = self.fleet.wait_equal(&[0, 1, 2], max).expect("equal");
+        self.settle_among(&[0, 1, 2], what, max)
+    }
+
+    #[track_caller]
+    fn settle_among(&self, nodes: &[usize], what: &str, max: Duration) -> Duration {
+        let (export, took) = self.fleet.wait_equal(nodes, max).expect("equal");
         assert_eq!(self.acks.faults(&read_export(&export).expect("an export")), [""; 0]);
         eprintln!("{what}: equal after {} ms", took.as_millis());
         took
@@ -137,6 +145,58 @@ fn the_same_with_the_disk_of_the_node_that_was_cut_off_wiped_meanwhile() {
     lab.write_on_both_sides("wiped");
     lab.heal_and_settle("wiped");
     assert_eq!(lab.fleet.api(C).value("/uni/own/7").expect("an answer").as_deref(), Some("7"), "its own copy is back");
+}
+
+#[test]
+fn the_same_with_the_disk_of_the_node_that_was_cut_off_put_back_to_yesterdays() {
+    if !netns::available() {
+        return;
+    }
+    let mut lab = Lab::start();
+    let own = |day: &str| (0..200).map(|key| (format!("/uni/own/{key}"), day.to_string())).collect::<Vec<_>>();
+    lab.write(C, &own("yesterday"));
+    lab.settle("yesterday", SOON);
+    lab.fleet.stop(C).expect("it stops");
+    let backup = lab.fleet.data_dir(C).with_extension("yesterday");
+    copy_dir(&lab.fleet.data_dir(C), &backup);
+    lab.fleet.restart(C).expect("it starts again");
+    lab.write(C, &own("today"));
+    lab.write_on_both_sides("today");
+    lab.settle("today", SOON);
+    lab.cut_off();
+    lab.fleet.kill_9(C).expect("killed");
+    std::fs::remove_dir_all(lab.fleet.data_dir(C)).expect("removed");
+    std::fs::rename(&backup, lab.fleet.data_dir(C)).expect("yesterday's disk is back");
+    lab.fleet.restart(C).expect("it starts with yesterday's disk");
+    let value = |lab: &Lab| lab.fleet.api(C).value("/uni/own/7").expect("an answer");
+    assert_eq!(value(&lab).as_deref(), Some("yesterday"));
+    lab.write_on_both_sides("put back");
+    lab.heal_and_settle("put back");
+    assert_eq!(value(&lab).as_deref(), Some("today"), "what it wrote since is back");
+}
+
+#[test]
+fn the_last_writes_of_an_origin_that_is_killed_for_good_reach_the_node_that_could_not_hear_it() {
+    if !netns::available() {
+        return;
+    }
+    let mut lab = Lab::start();
+    lab.write(0, &[("/foo/before".into(), "x".into())]);
+    lab.settle("before the cut", SOON);
+    // The writer is the one that dies; of the two that remain one cannot hear it.
+    lab.network.cut(0);
+    lab.wait_lost(0, C);
+    lab.wait_lost(C, 0);
+    let last: Vec<_> = (0..LAST).map(|key| (format!("/foo/last/{key}"), "of the dead".to_string())).collect();
+    lab.write(C, &last);
+    let heard = |path: &str| lab.fleet.api(1).value(path).is_ok_and(|value| value.is_some());
+    let all = || last.iter().all(|(path, _)| heard(path)).then_some(());
+    lab.fleet.wait_for("the last writes at node 1", SOON, all).expect("they come");
+    lab.fleet.kill_9(C).expect("killed, for good");
+    lab.network.heal(0);
+    let healed = Instant::now();
+    lab.settle_among(&[0, 1], "origin killed", EQUAL_MAX);
+    eprintln!("origin killed: equal {} ms after the heal", healed.elapsed().as_millis());
 }
 
 #[test]

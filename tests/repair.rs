@@ -5,13 +5,14 @@
 
 mod common;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::forwarder::Rule;
+use kinfolk::core::path::Value;
+use kinfolk::core::register::value_hash;
 
-use common::{SOON, TestFleet};
+use common::{SOON, TestFleet, copy_dir};
 
 const SHARED: [(&str, &str); 2] = [("foo", "global"), ("uni", "unique")];
 /// From the moment when a difference can be seen: the settling, two rounds of gossip, the reconcile, and room for
@@ -29,19 +30,6 @@ fn equal(fleet: &TestFleet, acks: &Acks, nodes: &[usize], within: Duration, what
     let (export, took) = fleet.wait_equal(nodes, within).expect("equal");
     assert_eq!(acks.faults(&read_export(&export).expect("an export")), [""; 0]);
     eprintln!("{what}: equal after {} ms", took.as_millis());
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a directory");
-    for entry in std::fs::read_dir(from).expect("readable") {
-        let entry = entry.expect("readable");
-        let target = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy_dir(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("copied");
-        }
-    }
 }
 
 fn metric(fleet: &TestFleet, node: usize, name: &str, label: &str) -> u64 {
@@ -128,4 +116,38 @@ fn the_status_says_whether_the_others_have_the_same() {
     };
     let root = fleet.wait_for("equal roots", SOON, agreed).expect("they are equal");
     assert_eq!(root.len(), 32);
+}
+
+/// A line of an export, as a writer with that EID would have made it.
+fn line(path: &str, value: &str, unix_ms: u128, writer: &str) -> String {
+    let hash = value_hash(Some(&Value::new(value).expect("a value")));
+    let stamp = format!("{unix_ms}.0@{writer}#{hash:016x}");
+    serde_json::json!({ "owner": null, "path": path, "value": value, "stamp": stamp }).to_string()
+}
+
+#[test]
+fn a_stamp_from_the_future_and_one_stamp_on_two_values_are_told_by_status_metrics_and_log() {
+    let fleet = common::fleet(2, &[("foo", "global")]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_millis();
+    let lines = [
+        line("/foo/ahead", "of the mad clock", now + 365 * 86_400_000, "02:00:00:00:00:e1"),
+        line("/foo/twice", "of one", now, "02:00:00:00:00:e2"),
+        line("/foo/twice", "of the other", now, "02:00:00:00:00:e2"),
+    ];
+    let report = fleet.api(0).call("POST", "/v1/import", &[], lines.join("\n").as_bytes()).expect("an answer");
+    assert!(report.ok(), "{}", report.detail());
+    fleet.wait_equal(&[0, 1], SOON).expect("merged at once, everywhere");
+    let told = |node: usize, metric_name: &str, words: [&str; 3]| {
+        let says = |text: &str| words.iter().all(|word| text.contains(word));
+        let alarms = fleet.api(node).status().expect("a status").node.alarms;
+        assert!(alarms.iter().any(|alarm| says(alarm)), "node {node}: {alarms:?}");
+        assert!(metric(&fleet, node, metric_name, "") >= 1, "node {node}: {metric_name}");
+        assert_eq!(fleet.log(node).lines().filter(|line| says(line)).count(), 1, "node {node}: one line of the log");
+    };
+    for node in [0, 1] {
+        let words = ["02:00:00:00:00:e1", "in the future", "mend the clock"];
+        told(node, "kinfolk_merges_far_future_total", words);
+    }
+    let words = ["two nodes write as", "02:00:00:00:00:e2", "a certificate of its own"];
+    told(0, "kinfolk_merges_duplicate_eid_total", words);
 }

@@ -407,6 +407,7 @@ impl<'a, W: Write> Batch<'a, W> {
         if mutant!(ClockDoesNotObserve) {
             // A planted fault: the clock learns nothing.
         } else if let Observed::FarFuture { ahead_ms } = self.clock.observe(stamp.hlc, self.now) {
+            self.counts.far_future += 1;
             self.alarms.insert(Alarm::FarFuture { eid: stamp.eid, ahead_ms });
         }
         let existing = self.write.record(key)?;
@@ -418,6 +419,7 @@ impl<'a, W: Write> Batch<'a, W> {
             Some(stored) => stored.register.clone().merge(register.clone()),
         };
         if merged.duplicate_eid {
+            self.counts.duplicate_eid += 1;
             self.alarms.insert(Alarm::DuplicateEid { eid: stamp.eid });
         }
         match merged.merge {

@@ -249,6 +249,10 @@ pub struct Counts {
     pub merges: Merges,
     /// The furthest that an arriving stamp lay ahead of this node's wall clock, in milliseconds.
     pub drift_max_ms: u64,
+    /// Arriving records whose stamps lay beyond `max_clock_drift`.
+    pub far_future: u64,
+    /// Arriving records that bore the stamp of another value: two nodes write under one EID.
+    pub duplicate_eid: u64,
 }
 
 /// Keys and tombstones of a shared family, every owner's copy counted.

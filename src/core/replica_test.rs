@@ -292,6 +292,7 @@ fn a_write_beats_the_far_future_value_it_replaces_though_the_clock_does_not_foll
     assert_eq!(get(&replica, "/foo/k").as_deref(), Some("mad"), "merged at once");
     let alarm = Alarm::FarFuture { eid: eid(2), ahead_ms: YEAR_MS };
     assert_eq!(committed.alarms.into_iter().collect::<Vec<_>>(), [alarm]);
+    assert_eq!((committed.counts.far_future, committed.counts.duplicate_eid), (1, 0));
     assert!(write(&mut replica, put("/foo/k", "sane")) > year_ahead.stamp());
     let beside = write(&mut replica, put("/foo/other", "v"));
     assert_eq!(beside.hlc.unix_ms(), NOW, "other keys are stamped with the present");
@@ -348,6 +349,7 @@ fn two_nodes_with_one_eid_are_reported() {
     one(&mut replica, arriving(2, "foo", vec![(plain("/foo/k"), register(3, NOW, Some("a")))]));
     let committed = handle(&mut replica, arriving(2, "foo", vec![(plain("/foo/k"), register(3, NOW, Some("b")))]));
     assert!(committed.alarms.contains(&Alarm::DuplicateEid { eid: eid(3) }));
+    assert_eq!(committed.counts.duplicate_eid, 1);
 }
 
 // ---- sharing: the scenarios of the patch's own unit tests -------------------------------------

@@ -140,8 +140,7 @@ impl Verifier {
         if candidates.is_empty() {
             return None;
         }
-        let chosen = if mutant!(VerifyOnePeerOnly) { 0 } else { (chance % candidates.len() as u64) as usize };
-        state.running = Some(candidates[chosen]);
+        state.running = Some(candidates[(chance % candidates.len() as u64) as usize]);
         state.running
     }
 

@@ -8,6 +8,7 @@ pub mod peer;
 pub mod wan;
 
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::time::Duration;
 
 use kinfolk::cli::demo::fleet::{Fleet, Plan};
@@ -81,4 +82,18 @@ pub fn seed() -> u64 {
 pub fn random() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "ports and identifiers that other tests do not use")]
     rand::random()
+}
+
+/// Keeps a node's disk as it is now. The node must not run.
+pub fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("readable") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
 }
