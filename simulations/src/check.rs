@@ -39,6 +39,8 @@ pub enum Check {
     View,
     /// What is damaged on the wire is refused.
     Wire,
+    /// A run ends: nothing goes round in circles.
+    Ends,
     /// No invariant of the program itself breaks.
     NoPanic,
 }
@@ -63,6 +65,7 @@ impl Check {
             Check::VerifiedTrue => "verified-true",
             Check::View => "view",
             Check::Wire => "wire",
+            Check::Ends => "ends",
             Check::NoPanic => "no-panic",
         }
     }
