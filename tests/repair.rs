@@ -80,6 +80,7 @@ fn yesterdays_disk_becomes_equal_and_what_it_wrote_since_comes_back_to_it() {
     let alarms = fleet.api(2).status().expect("a status").node.alarms;
     assert!(alarms.iter().any(|alarm| alarm.contains("put back or copied")), "{alarms:?}");
     assert!(metric(&fleet, 2, "kinfolk_refused_total", "unknown_run") >= 1);
+    assert!(fleet.log(2).contains("if it was copied, stop the other node"), "the log says what to do");
     put(&fleet, &mut acks, 2, "/uni/2", "and it writes on");
     equal(&fleet, &acks, &[0, 1, 2], SOON, "afterwards");
 }

@@ -41,6 +41,8 @@ pub enum Check {
     Wire,
     /// §6: what is doubtful is set aside, and nothing else.
     Quarantine,
+    /// A run ends: nothing goes round in circles.
+    Ends,
     /// No invariant of the program itself breaks.
     NoPanic,
 }
@@ -66,6 +68,7 @@ impl Check {
             Check::View => "view",
             Check::Wire => "wire",
             Check::Quarantine => "quarantine",
+            Check::Ends => "ends",
             Check::NoPanic => "no-panic",
         }
     }

@@ -70,7 +70,8 @@ pub struct Shadow {
     pub epoch: u32,
     pub lineage: u32,
     pub asks: u32,
-    /// What it held before, the latest last: a late answer may still tell of it.
+    /// What it held before, the latest last: a late answer may still tell of it. While the winner is owed, the
+    /// first is what was sent last.
     pub past: Vec<Agreed>,
 }
 
@@ -80,10 +81,27 @@ const PAST_MAX: usize = 4;
 impl Shadow {
     /// The Asterisk holds this, or may.
     pub fn held(&mut self, agreed: Agreed) {
+        let pinned = usize::from(self.owed);
+        let at = self.past.iter().position(|one| *one == agreed);
+        if at.is_some_and(|at| at < pinned) {
+            return;
+        }
         self.past.retain(|one| *one != agreed);
         self.past.push(agreed);
         if self.past.len() > PAST_MAX {
-            self.past.remove(0);
+            self.past.remove(pinned);
+        }
+    }
+
+    /// An update has come in after this was sent. The Asterisk may have made the update before it took what was
+    /// sent, and then holds that, however many updates come after: it is known until the winner has been sent.
+    pub fn overwritten(&mut self, sent: Agreed) {
+        if sent != Agreed::Unknown {
+            self.past.retain(|one| *one != sent);
+            self.past.insert(0, sent);
+            if self.past.len() > PAST_MAX {
+                self.past.remove(1);
+            }
         }
     }
 }
@@ -192,6 +210,18 @@ mod tests {
              000100000002000000030000000100000000000000030000000000000066\
              6f6f01000000000000000200000000000000"
         );
+    }
+
+    #[test]
+    fn what_was_sent_last_is_known_while_the_winner_is_owed() {
+        let mut shadow = Shadow { owed: true, ..Shadow::default() };
+        shadow.overwritten(Agreed::Value(1));
+        for value in [2, 3, 4, 1, 5, 6] {
+            shadow.held(Agreed::Value(value));
+        }
+        assert_eq!(shadow.past, [1, 4, 5, 6].map(Agreed::Value));
+        shadow.overwritten(Agreed::Value(5));
+        assert_eq!(shadow.past, [5, 1, 4, 6].map(Agreed::Value));
     }
 
     #[test]

@@ -146,6 +146,9 @@ impl<R: Read> Scene<'_, R> {
             asks: self.link.asks,
             past: before.past,
         };
+        if before.sent && !before.unsure && shadow.owed {
+            shadow.overwritten(before.agreed);
+        }
         shadow.held(shadow.agreed);
         if refused || self.repeated {
             // It is no write: the Asterisk holds what lost.
@@ -172,12 +175,13 @@ impl<R: Read> Scene<'_, R> {
             return Ok(());
         }
         // It was asked after the last that went either way, and it has not been restarted since. Its answer may
-        // be one to an earlier question, though, that waited behind something else.
+        // be one to an earlier question, though, that waited behind something else; and while the winner is
+        // owed, it may be what was sent before the updates that made it owed.
         let newer = known.is_some_and(|shadow| {
             shadow.lineage == self.link.lineage
                 && (shadow.asks < self.link.asks || mutant!(AnswersNeverOld))
                 && !shadow.unsure
-                && (self.quiet || !shadow.past.contains(&agreed) || mutant!(LateAnswers))
+                && ((self.quiet && !shadow.owed) || !shadow.past.contains(&agreed) || mutant!(LateAnswers))
         });
         let fills = existing.is_none() && known.is_none();
         let live = existing.as_ref().is_some_and(|stored| !stored.register.is_tombstone());

@@ -6,14 +6,16 @@
 //! the estimate wants, and the answerer decodes. Whoever has decoded sends the records that the other lacks and
 //! names the ones that it lacks itself; the other answers with those:
 //!
-//!     few differences                        more
-//!     opener     answerer                    opener     answerer
-//!       ── Compare ──►                         ── Compare ──►
-//!       ◄── Differs ──                         ◄── Differs ──
-//!       ── Records, wants ──►                  ── Cells ──►            (again, if `More` are wanted)
-//!       ◄── Records ──                         ◄── Records, wants ──
-//!                                              ── Records ──►
-//!                                              ◄── Settled ──
+//! ```text
+//! few differences                        more
+//! opener     answerer                    opener     answerer
+//!   ── Compare ──►                         ── Compare ──►
+//!   ◄── Differs ──                         ◄── Differs ──
+//!   ── Records, wants ──►                  ── Cells ──►            (again, if `More` are wanted)
+//!   ◄── Records ──                         ◄── Records, wants ──
+//!                                          ── Records ──►
+//!                                          ◄── Settled ──
+//! ```
 //!
 //! So no record crosses that the other side has or that would lose there, and both hold everything within two
 //! round trips and one last push. Where fetching everything costs less than the cells, the opener is told so.

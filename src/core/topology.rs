@@ -7,7 +7,7 @@
 //! follows one node of every other site for all that was written there; the rest of the site follows the
 //! relay for what has crossed. Any node of a site will do as the source of its site, since each has all that was
 //! written there: only the choice of the *follower* makes a relay one. What happens when links are cut is told
-//! in [`sites`].
+//! in `sites`.
 
 mod patience;
 mod rank;

@@ -42,6 +42,8 @@ const WALL_AT_START: u64 = 1_790_000_000_000;
 const SYNC_EVERY: Ms = 700;
 /// An Asterisk answers 489 for so long after its start.
 const BOOT_MS: Ms = 400;
+/// A run has some thousands of events.
+const EVENTS_MAX: u64 = 500_000;
 
 #[derive(Debug)]
 enum Event {
@@ -232,6 +234,9 @@ impl World {
             self.trace = mix(self.trace ^ at ^ (self.stats.events << 32));
             if matches!(event, Event::End) {
                 return self.judge();
+            }
+            if self.stats.events > EVENTS_MAX {
+                return broken(Check::Ends, format!("{EVENTS_MAX} events, and only {at} ms have passed: {event:?}"));
             }
             self.handle(event)?;
             if let Some((after, victim)) = self.history.crash_after

@@ -113,6 +113,10 @@ impl World {
             }
         }
         self.adapter(node, Happening::Woken)?;
+        if full {
+            // Nothing new to tell. Two full nodes without delays would tell each other for ever, at one instant.
+            return Ok(());
+        }
         for to in (0..self.nodes.len()).filter(|to| *to != node) {
             self.tell(node, to);
         }

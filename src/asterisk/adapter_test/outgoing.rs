@@ -200,6 +200,30 @@ fn an_answer_that_a_push_has_overtaken_is_ignored() {
     assert_eq!(rig.get("/foo/a").as_deref(), Some("pushed"));
 }
 
+/// What the Asterisk had queued before it took the push comes in after it: many updates, and none of them is
+/// what it holds.
+#[test]
+fn an_answer_that_tells_of_the_last_push_is_not_new_after_any_number_of_updates() {
+    let mut rig = Rig::settled();
+    assert_eq!(rig.put("a", "before"), 200);
+    rig.write_here("/foo/a", "pushed");
+    rig.accept_all();
+    rig.write_here("/foo/busy", "not answered yet");
+    for value in ["1", "2", "3", "4", "5", "6"] {
+        assert_eq!(rig.put("a", value), 200);
+    }
+    // The node is restarted before it can tell the winner, and asks.
+    rig.adapter = Adapter::new(NODE, vec![settings()], [2; 32]);
+    rig.out.clear();
+    rig.event(Event::Woken);
+    rig.accept_all();
+    let content = r#"[{"key":"/foo/a","data":"pushed"}]"#;
+    assert_eq!(rig.publish(&state("put", "foo", "global", content)), 200);
+    assert_eq!(rig.get("/foo/a").as_deref(), Some("6"));
+    rig.settle();
+    assert_eq!(rig.status().lag, 0, "the winner was told");
+}
+
 #[test]
 fn an_update_that_crossed_a_push_is_followed_by_a_push_of_the_winner() {
     let mut rig = Rig::settled();
