@@ -157,7 +157,10 @@ impl World {
         for (key, tombstone) in &self.acknowledged.purged {
             for (node, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.up()) {
                 let Some(held) = host.model.held.get(key).filter(|held| !held.tombstone) else { continue };
-                let Some((family, _)) = host.model.covering(&key.path) else { continue };
+                // In a family that is shared in the other mode the record is the node's own affair.
+                let Some((family, _)) = host.model.covering(&key.path).filter(|(_, mode)| exchanged(key, *mode)) else {
+                    continue;
+                };
                 let floor = adopted[node].get(family).copied().unwrap_or(Hlc::ZERO);
                 let risen = held.stamp < *tombstone && floor >= tombstone.hlc;
                 ensure(!risen, Check::NoResurrection, || {
