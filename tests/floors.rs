@@ -13,14 +13,14 @@ use common::{SOON, TestFleet};
 /// A round has three steps, each at a look every two seconds and gossiped, and there may be one before it.
 const ROUND_MAX: Duration = Duration::from_secs(60);
 
-fn fleet() -> TestFleet {
-    let mut fleet = common::prepare(common::plan(3, &[("foo", "global")]));
-    for node in 0..3 {
+fn fleet(nodes: usize) -> TestFleet {
+    let mut fleet = common::prepare(common::plan(nodes, &[("foo", "global")]));
+    for node in 0..nodes {
         let mut config = std::fs::OpenOptions::new().append(true).open(fleet.config_file(node)).expect("a config");
         config.write_all(b"\n[tombstones]\nretention_s = 1\nfloor_interval_s = 1\n").expect("written");
         fleet.spawn(node).expect("it starts");
     }
-    for node in 0..3 {
+    for node in 0..nodes {
         fleet.wait_ready(node).expect("ready");
     }
     fleet
@@ -46,7 +46,7 @@ fn run(fleet: &TestFleet, node: usize, args: &[&str]) -> String {
 
 #[test]
 fn a_tombstone_goes_once_all_have_it_and_whoever_comes_back_from_before_undoes_nothing() {
-    let mut fleet = fleet();
+    let mut fleet = fleet(3);
     for key in ["stays", "goes", "old"] {
         fleet.api(0).put(&format!("/foo/{key}"), "x").expect("written");
     }
@@ -79,4 +79,52 @@ fn a_tombstone_goes_once_all_have_it_and_whoever_comes_back_from_before_undoes_n
     assert!((0..3).all(|node| fleet.api(node).value("/foo/stays").expect("an answer").is_some()), "lost");
     run(&fleet, 2, &["quarantine", "drop", "/foo/old"]);
     assert!(!run(&fleet, 2, &["quarantine", "list"]).contains("/foo/old"));
+}
+
+#[test]
+fn what_a_backup_holds_of_keys_that_were_deleted_and_forgotten_since_is_set_aside() {
+    let mut fleet = fleet(2);
+    for key in ["stays", "goes", "missed"] {
+        fleet.api(0).put(&format!("/foo/{key}"), "x").expect("written");
+    }
+    fleet.wait_equal(&[0, 1], SOON).expect("equal");
+    let file = fleet.dir().join("backup");
+    let file = file.to_str().expect("UTF-8");
+    run(&fleet, 1, &["backup", file]);
+    for key in ["goes", "missed"] {
+        fleet.api(0).delete(&format!("/foo/{key}")).expect("deleted");
+        purged(&fleet, &[0, 1], &format!("/foo/{key}"));
+    }
+
+    fleet.stop(1).expect("it stops");
+    std::fs::remove_dir_all(fleet.data_dir(1)).expect("its disk is gone");
+    let config = fleet.config_file(1);
+    run(&fleet, 0, &["restore", file, "--config", config.to_str().expect("UTF-8")]);
+    fleet.restart(1).expect("it starts again");
+    let doubtful = || {
+        let list = run(&fleet, 1, &["quarantine", "list"]);
+        (list.contains("/foo/goes") && list.contains("/foo/missed")).then_some(list)
+    };
+    let list = fleet.wait_for("both in quarantine", ROUND_MAX, doubtful).expect("they are set aside");
+    fleet.wait_equal(&[0, 1], ROUND_MAX).expect("equal");
+    assert!(!list.contains("/foo/stays") || !run(&fleet, 1, &["quarantine", "list"]).contains("/foo/stays"));
+    for (key, there) in [("stays", true), ("goes", false), ("missed", false)] {
+        for node in 0..2 {
+            let value = fleet.api(node).value(&format!("/foo/{key}")).expect("an answer");
+            assert_eq!(value.is_some(), there, "/foo/{key} at node {node}");
+        }
+    }
+    let status = run(&fleet, 1, &["status"]);
+    assert!(status.contains("2 keys are in quarantine") && status.contains("Forgotten deletions"), "{status}");
+
+    run(&fleet, 1, &["quarantine", "adopt", "/foo/missed"]);
+    run(&fleet, 1, &["quarantine", "drop", "--all"]);
+    let back = || fleet.api(0).value("/foo/missed").expect("an answer");
+    fleet.wait_for("what was adopted", SOON, back).expect("it is written anew");
+    let api = fleet.api(1);
+    assert_eq!(api.metric("kinfolk_quarantined", "").expect("metrics"), 0.0);
+    for outcome in ["adopted", "dropped"] {
+        let label = format!("outcome=\"{outcome}\"");
+        assert_eq!(api.metric("kinfolk_quarantine_total", &label).expect("metrics"), 1.0, "{outcome}");
+    }
 }

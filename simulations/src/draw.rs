@@ -7,9 +7,23 @@ use crate::clock::{HOUR, MINUTE, MS, SECOND, Us, YEAR_MS};
 use crate::history::*;
 use crate::rng::Rng;
 
+mod floors;
+
+/// In so many of a thousand runs of the mixed swarm purge floors rise.
+const FLOORS_PER_MILLE: u64 = 400;
+
 /// The history of a seed. Sizes are small, so that ten thousand of them fit into minutes; what matters is
 /// the mixture.
 pub fn mixed(seed: u64) -> History {
+    drawn(seed, FLOORS_PER_MILLE)
+}
+
+/// The same, but that purge floors rise in every run.
+pub fn purging(seed: u64) -> History {
+    drawn(seed, 1_000)
+}
+
+fn drawn(seed: u64, floors_per_mille: u64) -> History {
     let root = Rng::new(seed);
     let mut rng = root.fork(1);
     let nodes = nodes(&mut rng);
@@ -24,12 +38,19 @@ pub fn mixed(seed: u64) -> History {
     writes.extend(change_of_mode(&mut root.fork(6), nodes.len(), &families, busy_us));
     writes.sort_by_key(|write| write.at_us);
     let mut faults = faults(&mut root.fork(4), &nodes, busy_us);
-    let floors = floors(&mut root.fork(31), &mut busy_us, &nodes, &families, &mut writes, &mut faults);
     let mut verify = verify(&mut root.fork(30));
-    if floors.is_some() && verify.mode == VerifyMode::Off {
-        // Whoever raises a floor may die in that moment: without verify not all would hear of it.
-        verify.mode = VerifyMode::On;
-    }
+    let mut rng_of_floors = root.fork(31);
+    let floors = rng_of_floors.chance(floors_per_mille).then(|| {
+        let mut drawing = floors::Drawing {
+            nodes: nodes.len(),
+            families: &families,
+            busy_us: &mut busy_us,
+            writes: &mut writes,
+            faults: &mut faults,
+            verify: &mut verify,
+        };
+        drawing.draw(&mut rng_of_floors, &mut root.fork(32))
+    });
     let lasting = lasting_bridge(&mut root.fork(5), &mut faults, &mut writes, nodes.len(), busy_us);
     History {
         seed,
@@ -51,7 +72,7 @@ pub fn mixed(seed: u64) -> History {
         faults,
         lasting,
         heal_at_us: busy_us,
-        converge_within_us: 3 * MINUTE,
+        converge_within_us: if verify.times.settle_ms > 10_000 { 8 * MINUTE } else { 3 * MINUTE },
         floors,
         probe: true,
     }
@@ -307,106 +328,5 @@ fn fault_kind(rng: &mut Rng, nodes: usize, lossy: bool) -> FaultKind {
         30 | 31 => FaultKind::Starve { node },
         32 => FaultKind::NextVersion { node },
         _ => FaultKind::Garbage { from: node, to: second, kind: rng.below(5) as u8 },
-    }
-}
-
-/// In some runs purge floors rise, after a retention that such a run outlasts.
-fn floors(
-    rng: &mut Rng,
-    busy_us: &mut Us,
-    nodes: &[NodeSpec],
-    families: &[FamilySpec],
-    writes: &mut Vec<Write>,
-    faults: &mut Vec<Fault>,
-) -> Option<Floors> {
-    if !rng.chance(400) {
-        return None;
-    }
-    let retention_ms = rng.between(5, 40) * 1_000;
-    let retention_us = retention_ms * MS;
-    *busy_us = (*busy_us).max(retention_us * rng.between(3, 6)).min(HOUR);
-    faults.retain(|fault| fault.at_us < *busy_us);
-    writes.retain(|write| write.at_us < *busy_us);
-    if nodes.len() > 2 && rng.chance(600) {
-        half_told(rng, *busy_us, retention_us, nodes.len(), families, writes, faults);
-    }
-    if rng.chance(300) {
-        let (at_us, for_us) = (rng.below(*busy_us / 3), 2 * retention_us);
-        faults.push(Fault { at_us, for_us, kind: FaultKind::Partition { groups: groups(rng, nodes.len()) } });
-    }
-    if rng.chance(300) {
-        let node = rng.index(nodes.len());
-        let from = rng.below(*busy_us / 4);
-        faults.push(Fault { at_us: from, for_us: 0, kind: FaultKind::Snapshot { node } });
-        let at_us = (from + 2 * retention_us).min(*busy_us - 1);
-        faults.push(Fault { at_us, for_us: rng.between(1, 5) * SECOND, kind: FaultKind::OldBackup { node } });
-    }
-    for _ in 0..rng.below(3) {
-        let (node, subject) = (rng.index(nodes.len()), rng.index(nodes.len()));
-        let at_us = rng.below(*busy_us);
-        writes.push(Write { at_us, node, kind: WriteKind::Decommission { subject } });
-        if rng.chance(500) {
-            let at_us = rng.between(at_us, *busy_us - 1);
-            writes.push(Write { at_us, node, kind: WriteKind::Readmit { subject } });
-        }
-    }
-    for _ in 0..rng.below(6) {
-        let at_us = rng.between(*busy_us / 2, *busy_us - 1);
-        let kind = WriteKind::Quarantine { release: rng.chance(500) };
-        writes.push(Write { at_us, node: rng.index(nodes.len()), kind });
-    }
-    let dead: Vec<(Us, HostId)> = faults
-        .iter()
-        .filter_map(|fault| if let FaultKind::Die { node } = fault.kind { Some((fault.at_us, node)) } else { None })
-        .collect();
-    for (since, subject) in dead {
-        let at_us = rng.between(since, *busy_us - 1);
-        for node in (0..nodes.len()).filter(|node| *node != subject) {
-            writes.push(Write { at_us, node, kind: WriteKind::Decommission { subject } });
-        }
-    }
-    faults.sort_by_key(|fault| fault.at_us);
-    writes.sort_by_key(|write| write.at_us);
-    Some(Floors {
-        retention_ms,
-        interval_ms: rng.between(1, 10) * 1_000,
-        look_every_us: rng.between(300, 3_000) * MS,
-        verify_us: (20 * MS, rng.between(100, 4_000) * MS),
-    })
-}
-
-/// A node that only one other hears deletes keys and then dies: without a verify nobody else would ever know.
-fn half_told(
-    rng: &mut Rng,
-    busy_us: Us,
-    retention_us: Us,
-    nodes: usize,
-    families: &[FamilySpec],
-    writes: &mut Vec<Write>,
-    faults: &mut Vec<Fault>,
-) {
-    let node = rng.index(nodes);
-    let hears = (node + 1 + rng.index(nodes - 1)) % nodes;
-    let groups = (0..nodes).map(|other| u8::from(other != node && other != hears)).collect();
-    let from = rng.between(5 * SECOND, (busy_us / 4).max(6 * SECOND));
-    let until = from + rng.between(14, 25) * SECOND;
-    let after = until + rng.between(1, 2 + retention_us / SECOND) * SECOND;
-    let kind = FaultKind::Partition { groups };
-    faults.push(Fault { at_us: from, for_us: until - from + rng.between(100, 4_000) * MS, kind });
-    for _ in 0..rng.between(1, 6) {
-        let family = rng.between(1, families.len() as u64 - 1) as usize;
-        let key = rng.index(families[family].keys.len());
-        let at_us = rng.between(from, until);
-        writes.push(Write { at_us, node, kind: WriteKind::Delete { family, key } });
-    }
-    if until < busy_us {
-        faults.push(Fault { at_us: until, for_us: 0, kind: FaultKind::Die { node } });
-    }
-    for other in (0..nodes).filter(|other| *other != node) {
-        writes.push(Write {
-            at_us: after.min(busy_us - 1),
-            node: other,
-            kind: WriteKind::Decommission { subject: node },
-        });
     }
 }

@@ -245,10 +245,13 @@ impl<R: Read> Judge<'_, R> {
     }
 
     fn admit(&mut self) -> Checked {
+        let member = RecordKey::plain(Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.me)).expect("a path"));
+        let before = self.model.held.get(&member).map(|held| held.stamp);
         self.books()?;
-        let member = Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.me)).expect("a path");
-        let admitted = self.model.held.contains_key(&RecordKey::plain(member));
-        ensure(admitted, Check::DurableAck, || "an admitted node is not in its books".into())
+        let after = self.model.held.get(&member).map(|held| held.stamp);
+        ensure(after.is_some(), Check::DurableAck, || "an admitted node is not in its books".into())?;
+        // It would take back that it was decommissioned.
+        ensure(before.is_none() || before == after, Check::OneStampOnce, || "a known member is entered again".into())
     }
 
     /// What was set aside and is written anew.

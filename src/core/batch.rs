@@ -371,7 +371,7 @@ impl<'a, W: Write> Batch<'a, W> {
             return Ok(Err(Refusal::OtherFloor(family)));
         }
         let mut bar = self.seen(&family).bar(source);
-        if floor.is_none() && !mutant!(UnknownFloorTrusted) {
+        if floor.is_none() {
             bar = bar.max(in_step.unwrap_or_default());
         }
         for record in &records {

@@ -213,7 +213,7 @@ impl Seen<'_> {
             }
             Some(Step::Gathered) if self.all(round, Step::Gathered) => {
                 let spread = note(Step::Spread);
-                if collects { Move::Note(spread) } else { Move::Verify(spread) }
+                if collects || mutant!(SpreadUnverified) { Move::Note(spread) } else { Move::Verify(spread) }
             }
             Some(Step::Spread) if collects && (self.all(round, Step::Spread)) => Move::Raise(round.id.target),
             Some(_) => Move::Wait,

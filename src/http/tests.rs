@@ -41,6 +41,7 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             ready: true,
             since_unix_ms: now(),
             certificate_expires_unix_s: None,
+            quarantined: 0,
             access: Default::default(),
             alarms: vec![],
         };

@@ -1,5 +1,7 @@
 //! The status of a node as of now: what `GET /v1/status` and `/metrics` show.
 
+mod floors;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,7 @@ use crate::asterisk::event::{AttachmentStatus, RefusedReason};
 use crate::cluster::streams::{Agreement, Follows, Streams};
 use crate::cluster::{Gossip, Mesh, WanCounters};
 use crate::core::family::Mode;
-use crate::core::floor::{Policy, Seen};
+use crate::core::floor::Policy;
 use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Tally;
@@ -23,7 +25,7 @@ use crate::core::topology::Member;
 use crate::metrics::{Extra, WanTotals};
 use crate::status::{
     AccessStatus, AdapterStatus, AgreementStatus, AsteriskStatus, FamilyStatus, FollowStatus, MemberStatus, NodeStatus,
-    RefusedStatus, Status, utc,
+    RefusedStatus, Status,
 };
 use crate::store::writer::{Database, Published};
 
@@ -76,6 +78,7 @@ impl<R: Reads> Reporter<R> {
             ready: self.ready.load(Ordering::Acquire) && !duplicate_eid,
             since_unix_ms: self.since_unix_ms,
             certificate_expires_unix_s: Some(self.mesh.identity().expires_unix_s()),
+            quarantined: published.ledger.quarantined,
             alarms: self.alarm_texts(published, duplicate_eid),
             access: self.access(),
         }
@@ -119,33 +122,6 @@ impl<R: Reads> Reporter<R> {
         self.tombstone_alarms(published, &mut alarms);
         alarms.extend(self.alarms.texts(unix_ms()));
         alarms
-    }
-
-    /// Who keeps tombstones from being dropped for longer than a round takes, and what waits for the operator.
-    fn tombstone_alarms(&self, published: &Published, alarms: &mut Vec<String>) {
-        let (ledger, now) = (&published.ledger, unix_ms());
-        for family in ledger.families.marks().keys() {
-            let local = ledger.floors.get(family).copied().unwrap_or_default();
-            let (me, run, books, policy) = (self.database.eid(), published.run, &ledger.books, self.policy);
-            let Some(pinned) = (Seen { me, run, books, family, local, policy, now }).pinned() else { continue };
-            if pinned.since_unix_ms.saturating_add(2 * self.policy.interval_ms) > now {
-                continue;
-            }
-            let by: Vec<String> = pinned.by.iter().map(ToString::to_string).collect();
-            alarms.push(format!(
-                "tombstones of '{family}' are pinned since {} by {} (not {} yet): bring it back, or if it is gone for good, \
-                 kinfolk decommission it",
-                utc(pinned.since_unix_ms / 1_000),
-                by.join(", "),
-                pinned.lacks.as_str(),
-            ));
-        }
-        if ledger.quarantined > 0 {
-            alarms.push(format!(
-                "{} keys are in quarantine, older than what is remembered of deletions: kinfolk quarantine list",
-                ledger.quarantined
-            ));
-        }
     }
 
     /// What is wrong with the certificate and the configuration of this node, and who is refused for theirs.
@@ -220,7 +196,8 @@ impl<R: Reads> Reporter<R> {
             let Tally { keys, tombstones } = published.ledger.tallies.get(family).copied().unwrap_or_default();
             let follows = follows_of(&follows, family, now);
             let agreement = self.agreement(published, family, now);
-            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, agreement, follows }
+            let floor = self.floor(published, family);
+            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, agreement, floor, follows }
         };
         marks.iter().map(family_status).collect()
     }

@@ -251,7 +251,7 @@ impl<'a> Look<'a> {
 
 /// Whoever comes first is the relay.
 fn order(me: Me<'_>, family: &Family, eid: Eid) -> (bool, Reverse<(u64, Eid)>) {
-    (me.decommissioned.contains(&eid) && !mutant!(ReliesOnDecommissioned), Reverse(rank(family, eid)))
+    (me.decommissioned.contains(&eid), Reverse(rank(family, eid)))
 }
 
 fn is_near_at_hand(reach: Reach) -> bool {
