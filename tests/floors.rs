@@ -13,14 +13,14 @@ use common::{SOON, TestFleet};
 /// A round has three steps, each at a look every two seconds and gossiped, and there may be one before it.
 const ROUND_MAX: Duration = Duration::from_secs(60);
 
-fn fleet(nodes: usize) -> TestFleet {
+fn fleet(nodes: u8) -> TestFleet {
     let mut fleet = common::prepare(common::plan(nodes, &[("foo", "global")]));
-    for node in 0..nodes {
+    for node in 0..usize::from(nodes) {
         let mut config = std::fs::OpenOptions::new().append(true).open(fleet.config_file(node)).expect("a config");
         config.write_all(b"\n[tombstones]\nretention_s = 1\nfloor_interval_s = 1\n").expect("written");
         fleet.spawn(node).expect("it starts");
     }
-    for node in 0..nodes {
+    for node in 0..usize::from(nodes) {
         fleet.wait_ready(node).expect("ready");
     }
     fleet

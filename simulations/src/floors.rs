@@ -16,9 +16,10 @@ use kinfolk::core::storage::{Read, Span};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::SECOND;
-use crate::history::{FamilyIx, HostId};
+use crate::history::{BOOKS, FamilyIx, HostId};
 use crate::host::Waiting;
 use crate::model::{Acknowledged, Aside, DiskModel, exchanged};
+use crate::reconcile::Session;
 use crate::world::{Event, Phase, World};
 
 /// For how long after the healing rounds begin.
@@ -68,6 +69,8 @@ pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut 
                     acknowledged.losses += u64::from(held.origin);
                     acknowledged.set_aside += 1;
                 }
+                // Of two halves that have decommissioned each other neither is to be told of the other's deletions.
+                _ if held.tombstone && took_part && acknowledged.halved => {}
                 _ if held.tombstone && took_part => {
                     let purged = acknowledged.purged.entry(key.clone()).or_insert(held.stamp);
                     *purged = held.stamp.max(*purged);
@@ -81,7 +84,22 @@ pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut 
     gone
 }
 
+/// A verify with a collector that a floor waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct Collecting {
+    family: FamilyIx,
+    /// The node's head when it began.
+    head: u64,
+}
+
 impl World {
+    /// Whether a family is exchanged with a peer.
+    pub fn knows(&self, node: HostId, peer: HostId, family: FamilyIx) -> bool {
+        let process = self.hosts[node].process.as_ref().expect("it is up");
+        let books = &process.replica.ledger().books;
+        !self.history.checking.books || books.knows(&self.families[family].0, self.hosts[peer].eid)
+    }
+
     pub fn look_at_floors_later(&mut self, node: HostId) {
         if let Some(floors) = self.history.floors {
             let incarnation = self.hosts[node].incarnation;
@@ -130,20 +148,32 @@ impl World {
         let reached = |host: &HostId| self.hosts[*host].eid == peer && self.net.believed(node, *host) != 0;
         let Some(peer) = (0..self.hosts.len()).find(reached) else { return Ok(()) };
         let head = self.hosts[node].process.as_ref().expect("checked by the caller").replica.ledger().head;
+        // The books first: the collector has to know whom this node exchanges the family with.
+        self.collect(node, peer, BOOKS, Collecting { family, head })
+    }
+
+    fn collect(&mut self, node: HostId, peer: HostId, family: FamilyIx, collecting: Collecting) -> Checked {
         if let Some(stream) = self.open_reconcile(node, peer, family, false)? {
             let process = self.hosts[node].process.as_mut().expect("it has just asked");
-            process.verifying.collecting.insert(stream, head);
+            process.verifying.collecting.insert(stream, collecting);
         }
         Ok(())
     }
 
     /// A verify with the collector has ended.
-    pub fn on_collected(&mut self, node: HostId, family: Family, peer: Eid, head: u64, ended: &Ended) {
-        let (Ended::Equal { run, .. } | Ended::Reconciled { run, .. }) = *ended else { return };
+    pub fn on_collected(&mut self, node: HostId, over: &Session, collecting: Collecting, ended: &Ended) -> Checked {
+        let (Ended::Equal { run, .. } | Ended::Reconciled { run, .. }) = *ended else { return Ok(()) };
+        let Collecting { family, head } = collecting;
+        if over.family == BOOKS {
+            let head = self.hosts[node].process.as_ref().expect("it has just compared").replica.ledger().head;
+            return self.collect(node, over.peer, family, Collecting { family, head });
+        }
         self.stats.verifies += 1;
+        let (family, peer) = (self.families[family].0.clone(), self.hosts[over.peer].eid);
         let verified = Verified { family, peer, run, head };
         // What is due then is seen at the next look, as in the daemon.
         self.submit(node, Input::Verified(verified), Waiting::Nobody);
+        Ok(())
     }
 
     // ---- checks ---------------------------------------------------------------------------------

@@ -153,6 +153,8 @@ pub struct Floors {
     pub look_every_us: Us,
     /// How long a verify takes.
     pub verify_us: (Us, Us),
+    /// Two halves decommission each other.
+    pub halved: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -138,6 +138,8 @@ pub struct Acknowledged {
     pub losses: u64,
     /// The latest tombstone of each record that a node dropped because it took part in a round.
     pub purged: BTreeMap<RecordKey, Stamp>,
+    /// Two halves of the cluster decommission each other: each forgets deletions without the other.
+    pub halved: bool,
     /// How many records were set aside.
     pub set_aside: u64,
     /// The greatest moment that any round would raise a floor to.

@@ -255,6 +255,13 @@ impl World {
         if !committed.touched.is_empty() || committed.marks_changed {
             self.roots_changed(node);
         }
+        if self.history.checking.books && committed.touched.contains_key(&Family::books()) {
+            let host = &self.hosts[node];
+            let ledger = host.process.as_ref().expect("it has just committed").replica.ledger();
+            if !ledger.stands_in_books(host.eid) {
+                self.submit(node, Input::Admit, Waiting::Nobody);
+            }
+        }
         if self.history.floors.is_some() && committed.touched.contains_key(&Family::books()) {
             // Somebody may have been decommissioned, or admitted again.
             self.plan_soon(node);

@@ -33,8 +33,8 @@ enum Machine {
 
 /// One side of a reconcile.
 pub struct Session {
-    peer: HostId,
-    family: FamilyIx,
+    pub peer: HostId,
+    pub family: FamilyIx,
     machine: Machine,
     read: MemoryReader,
     next_out: u32,
@@ -62,7 +62,7 @@ impl World {
         family: FamilyIx,
         bootstrap: bool,
     ) -> Result<Option<u64>, Violation> {
-        if self.net.believed(node, peer) == 0 {
+        if self.net.believed(node, peer) == 0 || !self.knows(node, peer, family) {
             return Ok(None);
         }
         let name = self.families[family].0.clone();
@@ -245,11 +245,13 @@ impl World {
         let crossing = !self.near(node, peer);
         let (eid, incarnation, max) =
             (self.hosts[peer].eid, self.hosts[node].incarnation, self.history.verify.times.served_max);
+        let known = self.knows(node, peer, family);
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let serving = process.verifying.sessions.keys().filter(|(_, opened)| !opened).count();
         let snapshot = process.replica.snapshot(&ask.family).expect("memory reads");
         let opened = Answerer::open(snapshot.as_ref(), Peer { eid, crossing }, ask);
         let answer = match opened {
+            Ok(_) if !known => Err(Reconcile::OtherFloor { floor: None }),
             Ok(answer) if serving < max => answer,
             Ok(_) => Err(Reconcile::Busy),
             Err(fault) => return ensure(false, Check::CursorHonest, || format!("node {node} cannot answer: {fault}")),
@@ -352,10 +354,8 @@ impl World {
             self.claim_is_true(compared, &ended)?;
         }
         let process = self.hosts[node].process.as_mut().expect("it is up");
-        if let Some(head) = process.verifying.collecting.remove(&stream) {
-            let (family, peer) = (self.families[over.family].0.clone(), self.hosts[over.peer].eid);
-            self.on_collected(node, family, peer, head, &ended);
-            return Ok(());
+        if let Some(collecting) = process.verifying.collecting.remove(&stream) {
+            return self.on_collected(node, over, collecting, &ended);
         }
         if let Some((family, eid)) = process.verifying.running.remove(&stream) {
             self.verify_ended(node, &family, eid, Verdict::from(&ended));

@@ -105,6 +105,10 @@ impl World {
 
     /// A follower from the durable cursor, and its first request.
     fn open_stream(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
+        if !self.knows(node, peer, family) {
+            self.retry_later(node, peer, family);
+            return Ok(());
+        }
         let (name, source) = (self.families[family].0.clone(), self.hosts[peer].eid);
         let crossing = !self.near(node, peer);
         let process = self.hosts[node].process.as_mut().expect("it is up");
@@ -373,6 +377,7 @@ impl World {
                 });
             }
         };
+        let known = self.knows(node, peer, family);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         // Streams of one connection overtake each other: one that its follower has left is of no use.
         if process.sources.get(family, peer).is_some_and(|serving| serving.stream > stream) {
@@ -380,7 +385,10 @@ impl World {
         }
         let read = process.replica.read().expect("memory reads");
         let families = process.replica.ledger().families.clone();
-        let (reply, source) = Source::open(&read, &families, &request).expect("memory reads");
+        let (reply, source) = match known {
+            true => Source::open(&read, &families, &request).expect("memory reads"),
+            false => (FollowReply::OtherFloor { floor: None }, None),
+        };
         drop(read);
         process.sources.remove(family, peer);
         let bytes = codec::encode_frame(&reply).expect("a reply fits in a frame").into();

@@ -12,6 +12,7 @@ use kinfolk::core::verify::{Roots, Verdict, Verifier, VerifyConfig};
 
 use crate::check::{Checked, Violation};
 use crate::clock::{MS, SECOND, Us};
+use crate::floors::Collecting;
 use crate::history::{FamilyIx, HostId, VerifyMode};
 use crate::host::Follow;
 use crate::reconcile::Session;
@@ -28,7 +29,7 @@ pub struct Verifying {
     heard: BTreeMap<HostId, Arc<BTreeMap<Family, Root>>>,
     pub running: BTreeMap<u64, (Family, Eid)>,
     /// By stream, the own head at which a verify with a collector began.
-    pub collecting: BTreeMap<u64, u64>,
+    pub collecting: BTreeMap<u64, Collecting>,
     /// With whom a purge floor waits to verify.
     pub collectors: BTreeSet<Eid>,
     /// The next look, 0 for none.

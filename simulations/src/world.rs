@@ -244,7 +244,10 @@ impl World {
             sites: (0..=history.nodes.iter().map(|spec| spec.site).max().unwrap_or(0))
                 .map(|n| format!("s{n}"))
                 .collect(),
-            acknowledged: Acknowledged::default(),
+            acknowledged: Acknowledged {
+                halved: history.floors.is_some_and(|floors| floors.halved),
+                ..Acknowledged::default()
+            },
             branches: Branches::default(),
             stats: Stats::default(),
             streams: 0,

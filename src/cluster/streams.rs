@@ -161,6 +161,21 @@ struct Room<R> {
     collectors: watch::Sender<BTreeSet<Eid>>,
 }
 
+/// How long a source waits for the books to name a follower: its entry comes by another stream of the same connection.
+const INTRODUCTION_MAX: Duration = Duration::from_secs(1);
+
+impl<R: Reads> Room<R> {
+    fn knows(&self, family: &Family, peer: Eid) -> bool {
+        self.database.published().ledger.books.knows(family, peer)
+    }
+
+    /// Waits until the books say that `peer` shares the family; until then it is not exchanged with it.
+    async fn introduced(&self, family: &Family, peer: Eid) {
+        // An error means that the node stops.
+        let _ = self.database.watch().wait_for(|published| published.ledger.books.knows(family, peer)).await;
+    }
+}
+
 impl<R> Room<R> {
     /// Whether a family is compared for the first time, or comes whole, from some source.
     fn is_fetched(&self, family: &Family) -> bool {

@@ -268,6 +268,12 @@ impl Books {
         gone.map(|(eid, _)| *eid).collect()
     }
 
+    /// Whether a family is exchanged with this member: only if it is known to share it. So whoever has something of the
+    /// family stands in the books of whoever it has it from, and is waited for before a floor rises.
+    pub fn knows(&self, family: &Family, member: Eid) -> bool {
+        mutant!(StrangersServed) || *family == Family::books() || self.of(family).sharers.contains_key(&member)
+    }
+
     /// The admitted members that share a family, by the moment of their sharing.
     pub fn sharers<'a>(&'a self, family: &Family) -> impl Iterator<Item = (Eid, Hlc)> + use<'a> {
         let sharers = self.of(family).sharers.iter();

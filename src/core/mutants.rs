@@ -94,6 +94,7 @@ mutants! {
     StaleTally: "the tally does not count what a record replaces",
     StandbyForgotten: "a relay that cannot be reached stays the relay",
     StreamOutlivesSharing: "a stream goes on when its family is not shared any more",
+    StrangersServed: "a family is exchanged with whoever is not known to share it",
     TieByArrival: "of two stamps of one moment the later arrival wins",
     TombstoneForgotten: "a delete in a shared family removes the record",
     UniqueDelete: "a unique delete is sent to an Asterisk",

@@ -82,7 +82,8 @@ pub enum Input {
     Elsewhere {
         modes: BTreeMap<Family, Vec<(Eid, Mode)>>,
     },
-    /// Enters this node and what it shares in the cluster's books, unless it stands there.
+    /// Enters this node and what it shares in the cluster's books, unless it stands there. To be handed in at the start,
+    /// and whenever the books lack it.
     Admit,
     /// Does what is due about the purge floors. To be handed in now and then, and whenever the books changed.
     Floors,
@@ -638,6 +639,15 @@ pub(super) fn standing_floor(settings: &Settings, books: &Books, family: &Family
     // Neither the run nor the time decide what is to be adopted.
     let seen = Seen { me: settings.eid, run: Run(0), books, family, local, policy: settings.policy, now: 0 };
     Floor { adopted: local.adopted, rising: seen.pending().is_some() }
+}
+
+impl Ledger {
+    /// Whether the books say of this node that it is a member and shares what it shares. They do not when a disk was put
+    /// back from before the family was unshared.
+    pub fn stands_in_books(&self, me: Eid) -> bool {
+        let shares = |family: &Family| self.books.of(family).sharers.contains_key(&me);
+        self.books.members.contains_key(&me) && self.families.marks().keys().all(shares)
+    }
 }
 
 impl Tally {

@@ -47,7 +47,8 @@ impl Drawing<'_> {
         if later.chance(250) {
             self.verify_late(later);
         }
-        if later.chance(150) {
+        let halved = later.chance(150);
+        if halved {
             self.two_halves(later, retention_us);
         }
         self.faults.sort_by_key(|fault| fault.at_us);
@@ -57,6 +58,7 @@ impl Drawing<'_> {
             interval_ms: rng.between(1, 10) * 1_000,
             look_every_us: rng.between(300, 3_000) * MS,
             verify_us: (20 * MS, rng.between(100, 4_000) * MS),
+            halved,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::reconcile::{Compared, reconcile};
+use crate::core::path::Family;
 use crate::core::reconcile::{Ended, Peer};
 use crate::core::replica::{Input, Outcome, Verified, Wanted};
 use crate::core::storage::Reads;
@@ -16,6 +17,9 @@ const LOOK_GAP: Duration = Duration::from_secs(2);
 pub(super) async fn run<R: Reads>(room: Shared<R>) {
     let work = async {
         loop {
+            if !room.database.published().ledger.stands_in_books(room.database.eid()) {
+                submit(&room, Input::Admit).await;
+            }
             let wanted = submit(&room, Input::Floors).await;
             // Of a family that many share the collector may be at another site, and nobody else needs to be connected.
             let collectors: BTreeSet<_> = wanted.iter().map(|wanted| wanted.peer).collect();
@@ -47,6 +51,11 @@ async fn verify<R: Reads>(room: &Shared<R>, wanted: Wanted) -> Option<Verified> 
     let Wanted { family, peer, run } = wanted;
     let site = room.mesh.peers().borrow().get(&peer).map(|peer| peer.site.clone())?;
     let crossing = site != room.mesh.config().site;
+    // The collector has to know whom this node exchanges the family with, before it counts on having asked everyone.
+    let books = reconcile(room, Peer { eid: peer, crossing }, &Family::books()).await.ok()?;
+    if !books.ended.is_verified() {
+        return None;
+    }
     let Compared { ended, own_head } = reconcile(room, Peer { eid: peer, crossing }, &family).await.ok()?;
     let (Ended::Equal { run: theirs, .. } | Ended::Reconciled { run: theirs, .. }) = ended else { return None };
     (theirs == run).then_some(Verified { family, peer, run, head: own_head })

@@ -134,6 +134,7 @@ impl<R: Reads> Follow<R> {
     /// Follows over one stream after another until something ends it. Says why, and whether it was current
     /// in between.
     async fn follow(&self) -> (FollowError, bool) {
+        self.room.introduced(&self.family, self.source).await;
         let follower = self.room.database.view().and_then(|view| {
             Follower::new(&view.read, self.source, self.crossing, self.family.clone(), self.mode, self.classes)
         });

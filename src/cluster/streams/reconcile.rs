@@ -92,6 +92,9 @@ async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result
         return Err(ReconcileError::NotAllowed);
     }
     let snapshot = room.database.snapshot(family).await?.ok_or(ReconcileError::Unshared)?;
+    if !room.knows(family, peer.eid) {
+        return Ok(Compared { ended: Ended::OtherFloor { floor: None }, own_head: snapshot.head });
+    }
     let (mut send, mut recv) = room.mesh.open_bi(peer.eid).await?;
     let (mut opener, own_head) = (Opener::new(&snapshot, peer), snapshot.head);
     let mut read = snapshot.read;
@@ -134,6 +137,12 @@ async fn answer<R: Reads>(room: &Shared<R>, stream: Incoming, ask: Compare) -> R
     if !room.mesh.allows(peer, &ask.family) {
         room.mesh.note_not_allowed(peer, &ask.family);
         write(room, &mut send, &Reconcile::NotShared { mode: None }).await?;
+        let _ = send.finish();
+        return Ok(Served::default());
+    }
+    let _ = tokio::time::timeout(super::INTRODUCTION_MAX, room.introduced(&ask.family, peer)).await;
+    if !room.knows(&ask.family, peer) {
+        write(room, &mut send, &Reconcile::OtherFloor { floor: None }).await?;
         let _ = send.finish();
         return Ok(Served::default());
     }

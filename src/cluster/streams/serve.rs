@@ -80,6 +80,12 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         let _ = send.finish();
         return Ok(());
     }
+    let _ = tokio::time::timeout(super::INTRODUCTION_MAX, room.introduced(&request.family, peer)).await;
+    if !room.knows(&request.family, peer) {
+        write_frame(&mut send, &FollowReply::OtherFloor { floor: None }).await?;
+        let _ = send.finish();
+        return Ok(());
+    }
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family, request.classes);
     let (reply, source) = {
