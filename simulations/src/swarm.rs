@@ -82,7 +82,7 @@ pub mod mutants {
     const REPAIRED: [Mutant; 1] = [Mutant::SinceIgnored];
 
     /// What belongs to purge floors is hunted where these rise in every run.
-    const OF_FLOORS: [Mutant; 7] = [
+    const OF_FLOORS: [Mutant; 8] = [
         Mutant::GatherUnverified,
         Mutant::LowerFloorStays,
         Mutant::NobodyDoubts,
@@ -90,6 +90,7 @@ pub mod mutants {
         Mutant::PromiseNotKept,
         Mutant::QuarantineForgets,
         Mutant::SpreadUnverified,
+        Mutant::StrangersServed,
     ];
 
     /// One row of the table.

@@ -44,8 +44,11 @@ impl Drawing<'_> {
             // Whoever raises a floor may die in that moment: without verify not all would hear of it.
             self.verify.mode = VerifyMode::On;
         }
-        if later.chance(250) {
+        if later.chance(400) {
             self.verify_late(later);
+        }
+        if later.chance(100) {
+            self.apart_from_the_start(later, retention_us);
         }
         let halved = later.chance(150);
         if halved {
@@ -129,6 +132,12 @@ impl Drawing<'_> {
     fn verify_late(&mut self, rng: &mut Rng) {
         self.verify.times.settle_ms = rng.between(20_000, 40_000);
         self.verify.times.patience_ms = rng.between(40_000, 60_000);
+    }
+
+    /// A cut that begins while the members still get to know each other.
+    fn apart_from_the_start(&mut self, rng: &mut Rng, retention_us: Us) {
+        let (from, kind) = (rng.between(700 * MS, 4 * SECOND), FaultKind::Partition { groups: groups(rng, self.nodes) });
+        self.fault(from, retention_us * rng.between(2, 4), kind);
     }
 
     /// Two halves that do not hear each other for long decommission each other. Each has a collector then, that raises
