@@ -204,16 +204,10 @@ impl Seen<'_> {
                     Move::Note(note(Step::Gathered))
                 }
             }
-            Some(Step::Promised) if self.all(round, Step::Promised) => {
-                if mutant!(GatherUnverified) {
-                    Move::Note(note(Step::Gathered))
-                } else {
-                    Move::Verify(note(Step::Gathered))
-                }
-            }
+            Some(Step::Promised) if self.all(round, Step::Promised) => Move::Verify(note(Step::Gathered)),
             Some(Step::Gathered) if self.all(round, Step::Gathered) => {
                 let spread = note(Step::Spread);
-                if collects || mutant!(SpreadUnverified) { Move::Note(spread) } else { Move::Verify(spread) }
+                if collects { Move::Note(spread) } else { Move::Verify(spread) }
             }
             Some(Step::Spread) if collects && (self.all(round, Step::Spread)) => Move::Raise(round.id.target),
             Some(_) => Move::Wait,
@@ -225,7 +219,11 @@ impl Seen<'_> {
         let rises = |since: Hlc| since.unix_ms().saturating_add(self.policy.retention_ms);
         if let Some(round) = self.round() {
             let behind = |step| (self.behind(round, step).collect::<Vec<_>>(), step);
-            let (by, lacks) = Step::ALL.into_iter().map(behind).find(|(by, _)| !by.is_empty())?;
+            let (mut by, lacks) = Step::ALL.into_iter().map(behind).find(|(by, _)| !by.is_empty())?;
+            if by.len() > 1 {
+                // The collector steps last: it waits for the others.
+                by.retain(|eid| *eid != round.id.collector);
+            }
             return Some(Pinned { by, lacks, since_unix_ms: rises(round.id.target) });
         }
         // No round has begun: that is the collector's part, and it needs someone to collect from.

@@ -308,6 +308,64 @@ fn only_a_verify_with_the_collectors_run_and_since_it_was_due_counts() {
 }
 
 #[test]
+fn records_that_come_without_a_floor_bring_nothing_from_below_it() {
+    let mut nodes = cluster(false);
+    let old = records(&nodes[2], &foo()).remove(&RecordKey::plain(path("/foo/gone"))).expect("it is there");
+    settle(&mut nodes, &ALL, START + 11 * DAY);
+    let apply = Apply {
+        source: eid(3),
+        crossing: true,
+        family: foo(),
+        mode: Mode::Global,
+        since: None,
+        floor: None,
+        records: vec![old],
+        cursor: None,
+        drop_cursor: None,
+    };
+    let Outcome::Applied(merges) = hand(&mut nodes[0], Input::Apply(apply), START + 11 * DAY) else { panic!() };
+    assert_eq!((merges.barred, holds(&nodes[0], "/foo/gone")), (1, None));
+}
+
+#[test]
+fn a_family_is_exchanged_only_with_whom_the_books_know_to_share_it() {
+    let nodes = cluster(false);
+    let books = &nodes[0].ledger().books;
+    assert!(books.knows(&foo(), eid(2)) && books.knows(&Family::books(), eid(9)));
+    assert!(!books.knows(&foo(), eid(9)) && !books.knows(&Family::new("bar").expect("a family"), eid(2)));
+}
+
+#[test]
+fn a_node_that_the_books_lack_is_entered_again() {
+    let mut node = member(1);
+    assert!(node.ledger().stands_in_books(eid(1)));
+    let share = Path::new(&format!("/__kinfolk/share/{}/foo", eid(1))).expect("a path");
+    let gone = super::register::Register::new(
+        None,
+        super::clock::Stamp {
+            hlc: Hlc::from_parts(START + 5, 0).expect("a moment"),
+            eid: eid(1),
+            hash: super::register::value_hash(None),
+        },
+    );
+    let apply = Apply {
+        source: eid(2),
+        crossing: false,
+        family: Family::books(),
+        mode: Mode::Global,
+        since: None,
+        floor: None,
+        records: vec![Record { key: RecordKey::plain(share), register: gone, crossed: false }],
+        cursor: None,
+        drop_cursor: None,
+    };
+    hand(&mut node, Input::Apply(apply), START + 6);
+    assert!(!node.ledger().stands_in_books(eid(1)), "its disk is older than its unsharing");
+    hand(&mut node, Input::Admit, START + 7);
+    assert!(node.ledger().stands_in_books(eid(1)));
+}
+
+#[test]
 fn nothing_is_purged_by_a_node_that_is_alone() {
     let mut node = member(1);
     put(&mut node, "/foo/k", "v", START);

@@ -136,7 +136,8 @@ impl Drawing<'_> {
 
     /// A cut that begins while the members still get to know each other.
     fn apart_from_the_start(&mut self, rng: &mut Rng, retention_us: Us) {
-        let (from, kind) = (rng.between(700 * MS, 4 * SECOND), FaultKind::Partition { groups: groups(rng, self.nodes) });
+        let (from, kind) =
+            (rng.between(700 * MS, 4 * SECOND), FaultKind::Partition { groups: groups(rng, self.nodes) });
         self.fault(from, retention_us * rng.between(2, 4), kind);
     }
 

@@ -158,6 +158,15 @@ fn a_site_out_of_reach_is_followed_over_a_third_that_reaches_it() {
 }
 
 #[test]
+fn a_decommissioned_member_is_a_relay_only_where_there_is_no_other() {
+    let ([relay, second, third], _, members) = two_sites();
+    let decommissioned = [eid(relay)].into();
+    let me = Me { decommissioned: &decommissioned, ..here(third) };
+    let follow = foo_of(me, &without(&members, third), &Losses::new());
+    assert_eq!(follow, [(eid(relay), LOCAL), (eid(second), LOCAL | FAR)].into());
+}
+
+#[test]
 fn a_dead_member_changes_nothing() {
     let dead = Member { live: false, connected: false, ..member(3, "here", FOO) };
     assert_eq!(foo_of(here(1), &[member(2, "here", FOO), dead], &Losses::new()), [(eid(2), LOCAL)].into());
