@@ -2,11 +2,13 @@
 
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::Entries;
+use kinfolk::store::memory::MemoryStore;
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
 use crate::history::{FaultKind, HostId};
 use crate::host::CommitFate;
+use crate::model::DiskModel;
 use crate::network::SlowLink;
 use crate::world::{Event, Phase, World, host};
 
@@ -207,7 +209,7 @@ impl World {
         self.crash(*node);
         let host = &mut self.hosts[*node];
         let (disk, model) = match kind {
-            FaultKind::Wipe { .. } => Default::default(),
+            FaultKind::Wipe { .. } => (MemoryStore::in_common(&self.common), DiskModel::default()),
             FaultKind::Rollback { .. } => host.snapshots.last().cloned().expect("checked before it fired"),
             _ => host.snapshots.first().cloned().expect("checked before it fired"),
         };
@@ -222,7 +224,7 @@ impl World {
     fn clone_host(&mut self, index: usize, node: HostId) {
         let id = self.hosts.len();
         let original = &self.hosts[node];
-        let mut copy = host(original.eid, &original.spec);
+        let mut copy = host(original.eid, &original.spec, &self.common);
         copy.disk = original.process.as_ref().expect("checked before it fired").replica.store().clone();
         copy.model = original.model.clone();
         copy.clock = original.clock.clone();

@@ -9,7 +9,7 @@ use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::Entries;
 use kinfolk::core::path::Family;
-use kinfolk::store::memory::MemoryStore;
+use kinfolk::store::memory::{Common, MemoryStore};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::Checked;
@@ -167,6 +167,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// Host slots in use; the rest waits for clones.
     pub net: Network,
+    /// What the disks hold alike.
+    pub common: Common,
     pub views: Membership,
     /// The names of the sites, as they are gossiped.
     pub sites: Vec<String>,
@@ -212,12 +214,14 @@ impl World {
             .map(|spec| (Family::new(&spec.name).expect("histories name good families"), spec.mode))
             .collect();
         let sites = history.nodes.iter().map(|spec| spec.site).collect();
+        let common = Common::default();
         let mut world = Self {
             now: 0,
             queue: Queue::new(),
             trace: mix(history.seed),
             rng: root.fork(10),
-            hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec)).collect(),
+            hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec, &common)).collect(),
+            common,
             net: Network::new(slots, sites, history.links.clone(), root.fork(11)),
             views: Membership::new(slots),
             family_ix: families.iter().enumerate().map(|(ix, (family, _))| (family.clone(), ix)).collect(),
@@ -373,13 +377,13 @@ impl World {
     }
 }
 
-pub fn host(eid: Eid, spec: &NodeSpec) -> Host {
+pub fn host(eid: Eid, spec: &NodeSpec, common: &Common) -> Host {
     Host {
         eid,
         clock: WallClock::new(spec.clock_offset_ms, spec.clock_drift_ppm),
         version: spec.protocol_version,
         spec: spec.clone(),
-        disk: MemoryStore::new(),
+        disk: MemoryStore::in_common(common),
         model: DiskModel::default(),
         snapshots: Vec::new(),
         process: None,
