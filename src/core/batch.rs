@@ -17,7 +17,7 @@ use super::replica::{
     Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
     floor_of,
 };
-use super::sketch::Change;
+use super::sketch::{Change, Sketches};
 use super::storage::{CursorKey, Span, StoreError, Write};
 
 /// `Err` is the store's: it ends the batch. A refusal is an outcome: only its input is not carried out.
@@ -39,6 +39,8 @@ pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
     clock: &'a mut Clock,
+    /// As they are without this batch.
+    sketches: &'a Sketches,
     ledger: Ledger,
     now: UnixMs,
     touched: BTreeMap<Family, Classes>,
@@ -52,11 +54,19 @@ pub(super) struct Batch<'a, W: Write> {
 }
 
 impl<'a, W: Write> Batch<'a, W> {
-    pub fn new(write: W, settings: &'a Settings, clock: &'a mut Clock, ledger: Ledger, now: UnixMs) -> Self {
+    pub fn new(
+        write: W,
+        settings: &'a Settings,
+        clock: &'a mut Clock,
+        sketches: &'a Sketches,
+        ledger: Ledger,
+        now: UnixMs,
+    ) -> Self {
         Self {
             write,
             settings,
             clock,
+            sketches,
             ledger,
             now,
             touched: BTreeMap::new(),

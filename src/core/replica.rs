@@ -24,6 +24,9 @@ use super::register::HashMismatch;
 use super::sketch::{Builder, Change, Sketch, SketchKey, Sketches, Summary};
 use super::storage::{Cursor, Read, Run, RunStart, Span, Store, StoreError, Write};
 
+/// A scan of so many records takes a millisecond or two, which a comparison may.
+pub const CELLS_FROM_DEFAULT: u64 = 2_048;
+
 /// What does not change while a node runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -34,6 +37,8 @@ pub struct Settings {
     pub never_globally: Vec<Family>,
     /// The same on all nodes of a cluster.
     pub sketch_key: SketchKey,
+    /// Families of fewer records are summed by a scan when they are compared, not with each write.
+    pub cells_from: u64,
 }
 
 impl Settings {
@@ -44,6 +49,7 @@ impl Settings {
             max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS,
             never_globally: Vec::new(),
             sketch_key: SketchKey::of_cluster(""),
+            cells_from: CELLS_FROM_DEFAULT,
         }
     }
 }
@@ -345,7 +351,8 @@ impl<S: Store> Replica<S> {
         let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
-        let result = Self::carry_out(write, &self.settings, &mut self.clock, self.ledger.clone(), inputs, now);
+        let (ledger, sketches) = (self.ledger.clone(), &self.sketches);
+        let result = Self::carry_out(write, &self.settings, &mut self.clock, sketches, ledger, inputs, now);
         match result {
             Ok((ledger, changes, committed)) => {
                 self.ledger = ledger;
@@ -369,12 +376,13 @@ impl<S: Store> Replica<S> {
         write: S::Writer<'_>,
         settings: &Settings,
         clock: &mut Clock,
+        sketches: &Sketches,
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
     ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
-        let mut batch = Batch::new(write, settings, clock, ledger, now);
+        let mut batch = Batch::new(write, settings, clock, sketches, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
@@ -449,13 +457,17 @@ impl<S: Store> Replica<S> {
     /// before the next batch.
     pub fn pin(&self, family: &Family) -> Option<Snapshot<()>> {
         let families = &self.ledger.families;
+        let sketch = match self.sketches.get(family)? {
+            kept if kept.keeps_cells() => kept.clone(),
+            _ => Sketch::without_cells(self.settings.sketch_key, *self.ledger.summaries.get(family)?).into(),
+        };
         Some(Snapshot {
             read: (),
             family: family.clone(),
             mode: families.mode_of(family)?,
             since: families.since_of(family),
             floor: self.ledger.floors.get(family).copied().unwrap_or(Hlc::ZERO),
-            sketch: self.sketches.get(family)?.clone(),
+            sketch,
             run: self.run,
             head: self.ledger.head,
         })
@@ -474,7 +486,7 @@ impl<S: Store> Replica<S> {
         let mut differing = Vec::new();
         for family in self.ledger.families.shared().into_keys() {
             let scanned = self.scan_sketch(&read, &family)?;
-            let kept = self.sketches.get(&family).is_some_and(|kept| kept.agrees_with(&scanned));
+            let kept = self.sketches.get(&family).is_some_and(|kept| !kept.keeps_cells() || kept.agrees_with(&scanned));
             if !kept || self.ledger.summaries.get(&family) != Some(&scanned.summary()) {
                 differing.push(family);
             }
@@ -531,7 +543,7 @@ fn load<R: Read>(
         clock.seed(greatest, now);
     }
     let head = read.head()?;
-    let mut sketches = Sketches::default();
+    let mut sketches = Sketches::new(settings.cells_from);
     let mut summaries = BTreeMap::new();
     for (family, builder) in builders {
         let sketch = builder.finish();
