@@ -228,6 +228,7 @@ impl World {
         copy.disk = original.process.as_ref().expect("checked before it fired").replica.store().clone();
         copy.model = original.model.clone();
         copy.clock = original.clock.clone();
+        self.eids.push(copy.eid);
         self.hosts.push(copy);
         self.clones.insert(index, id);
         self.acknowledged.doubled.insert(self.hosts[id].eid);

@@ -72,11 +72,14 @@ pub struct Process {
     pub sources: Sources,
     /// What the replica has been told of the modes elsewhere.
     pub elsewhere_told: Elsewhere,
+    /// It may not have come to be known: it is told again.
+    pub elsewhere_forgotten: bool,
     /// The same as the judge knows it: only once it is committed.
     pub elsewhere_judged: Elsewhere,
     pub wall_max: UnixMs,
-    /// The members of the last plan.
+    /// The members of the last plan, and for each the host behind it and which version of what that one told.
     pub members: Vec<Member>,
+    pub members_heard: Vec<(HostId, u32)>,
     pub patience: Patience,
     /// To whom it needs a connection, and whom of these it cannot reach.
     pub dial: BTreeSet<Eid>,
@@ -104,7 +107,7 @@ pub struct Follow {
     pub gave_up: bool,
     pub retry_due: bool,
     /// What the frame that is being applied brings, if others are told of it.
-    pub brought: Option<Brought>,
+    pub brought: Option<Box<Brought>>,
 }
 
 /// The serving side of a stream.

@@ -4,6 +4,7 @@
 //! Same seed, same build: same run, to the last bit. Never here: the wall clock, randomness of the
 //! operating system, hash maps, floating point (a stopwatch around a run belongs to `main`).
 
+mod ahead;
 pub mod asterisk;
 pub mod check;
 pub mod clock;

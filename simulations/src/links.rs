@@ -13,6 +13,15 @@ use crate::membership::components;
 use crate::network::{Frame, Pair};
 use crate::world::{Event, World};
 
+/// The members as one node sees them, in the order of their EIDs.
+pub struct Seen {
+    pub members: Vec<Member>,
+    /// The host behind each that is believed alive.
+    pub route: Vec<(Eid, HostId)>,
+    /// Somebody may share something else than when this node looked last, or be alive or dead since.
+    pub modes_may_differ: bool,
+}
+
 impl World {
     /// Sends a frame on the connection that the sender believes in.
     pub fn send(&mut self, mut frame: Frame) {
@@ -235,71 +244,80 @@ impl World {
         Ok(())
     }
 
-    /// The members as one node sees them, and the host behind each EID, both in the order of EIDs. Of two clones
-    /// gossip shows one, now this, now that.
-    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, Vec<(Eid, HostId)>) {
-        let me = self.hosts[node].eid;
-        let mut route: Vec<(Eid, HostId)> = Vec::with_capacity(self.hosts.len());
-        for subject in (0..self.hosts.len()).filter(|subject| self.hosts[*subject].eid != me) {
-            if !self.views.belief(node, subject).says_live() {
+    /// The members as one node sees them. Of two clones gossip shows one, now this, now that.
+    pub fn members_seen_by(&mut self, node: HostId) -> Seen {
+        let me = self.eids[node];
+        let mut route: Vec<(Eid, HostId)> = Vec::with_capacity(self.eids.len());
+        let mut known: Vec<(Eid, HostId, bool)> = Vec::with_capacity(self.eids.len());
+        for subject in (0..self.eids.len()).filter(|subject| self.eids[*subject] != me) {
+            let (eid, belief) = (self.eids[subject], self.views.belief(node, subject));
+            if !belief.says_live() {
+                if belief.version > 0 {
+                    known.push((eid, subject, false));
+                }
                 continue;
             }
-            let eid = self.hosts[subject].eid;
-            match route.binary_search_by_key(&eid, |(eid, _)| *eid) {
-                Err(at) => route.insert(at, (eid, subject)),
-                Ok(at) if self.rng.chance(500) => route[at].1 = subject,
-                Ok(_) => {}
+            // Hosts stand in the order of their EIDs, but for clones.
+            match route.last().filter(|(last, _)| *last >= eid) {
+                None => route.push((eid, subject)),
+                Some(_) => match route.binary_search_by_key(&eid, |(eid, _)| *eid) {
+                    Err(at) => route.insert(at, (eid, subject)),
+                    Ok(at) if self.rng.chance(500) => route[at].1 = subject,
+                    Ok(_) => {}
+                },
             }
         }
-        (self.members_of(node, &route), route)
-    }
-
-    /// The live ones of the route, and the dead of whom something was heard, in the order of EIDs.
-    fn members_of(&mut self, node: HostId, route: &[(Eid, HostId)]) -> Vec<Member> {
-        let me = self.hosts[node].eid;
-        let mut known: Vec<(Eid, HostId, bool)> = route.iter().map(|(eid, subject)| (*eid, *subject, true)).collect();
-        for (subject, host) in self.hosts.iter().enumerate() {
-            let live = host.eid == me || self.views.belief(node, subject).says_live();
-            if !live && route.binary_search_by_key(&host.eid, |(eid, _)| *eid).is_err() {
-                known.push((host.eid, subject, false));
-            }
-        }
+        known.retain(|(eid, ..)| route.binary_search_by_key(eid, |(eid, _)| *eid).is_err());
+        known.extend(route.iter().map(|(eid, subject)| (*eid, *subject, true)));
         known.sort_unstable();
         known.dedup_by_key(|(eid, ..)| *eid);
+        self.members_of(node, &known, route)
+    }
+
+    /// Those that are known, in the order of EIDs. Most are as they were when the last plan was made.
+    fn members_of(&mut self, node: HostId, known: &[(Eid, HostId, bool)], route: Vec<(Eid, HostId)>) -> Seen {
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
-        // Most are as they were when the last plan was made.
-        let mut before = std::mem::take(&mut process.members).into_iter().peekable();
-        let member = |(eid, subject, live): (Eid, HostId, bool)| {
-            let heard = self.views.heard(node, subject)?;
-            let connected = live && self.net.believed(node, subject) != 0;
-            while before.next_if(|member| member.eid < eid).is_some() {}
-            let site = &self.sites[self.hosts[subject].spec.site];
-            let same = |member: &Member| {
-                member.eid == eid
-                    && member.run == heard.run
-                    && member.site == *site
-                    && member.families == *heard.families
-                    && member.unreached == *heard.unreached
-            };
-            if let Some(member) = before.next_if(same) {
-                return Some(Member { live, connected, ..member });
+        let mut members = std::mem::take(&mut process.members);
+        let mut heard = std::mem::take(&mut process.members_heard);
+        let same = known.len() == members.len() && known.iter().zip(&members).all(|((eid, ..), of)| *eid == of.eid);
+        if !same {
+            (members, heard) = (Vec::with_capacity(known.len()), Vec::with_capacity(known.len()));
+        }
+        let mut modes_may_differ = !same;
+        for (place, (eid, subject, live)) in known.iter().enumerate() {
+            let version = self.views.belief(node, *subject).version;
+            let connected = *live && self.net.believed(node, *subject) != 0;
+            if same && heard[place] == (*subject, version) {
+                let member = &mut members[place];
+                modes_may_differ |= member.live != *live;
+                (member.live, member.connected) = (*live, connected);
+                continue;
             }
-            Some(Member {
-                eid,
-                run: heard.run,
-                site: site.clone(),
+            let told = self.views.heard(node, *subject).expect("only those are known of whom something was heard");
+            let member = Member {
+                eid: *eid,
+                run: told.run,
+                site: self.sites[self.hosts[*subject].spec.site].clone(),
                 address: String::new(),
                 protocol_version: 1,
                 version: String::new(),
-                families: (*heard.families).clone(),
+                families: (*told.families).clone(),
                 roots: Default::default(),
                 head: 0,
-                unreached: (*heard.unreached).clone(),
-                live,
+                unreached: (*told.unreached).clone(),
+                live: *live,
                 connected,
-            })
-        };
-        known.into_iter().filter_map(member).collect()
+            };
+            modes_may_differ = true;
+            if same {
+                (members[place], heard[place]) = (member, (*subject, version));
+            } else {
+                members.push(member);
+                heard.push((*subject, version));
+            }
+        }
+        self.hosts[node].process.as_mut().expect("checked by the caller").members_heard = heard;
+        Seen { members, route, modes_may_differ }
     }
 
     /// Which needed connections are waited for in vain by now.

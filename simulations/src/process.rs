@@ -60,9 +60,11 @@ impl World {
             follows: Table::default(),
             sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
+            elsewhere_forgotten: true,
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
             members: Vec::new(),
+            members_heard: Vec::new(),
             patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
             dial: BTreeSet::new(),
             unreached: Arc::default(),
@@ -298,6 +300,7 @@ impl World {
         self.tell(node);
         let process = self.hosts[node].process.as_mut().expect("it is up");
         process.elsewhere_told.clear();
+        process.elsewhere_forgotten = true;
         self.plan_soon(node);
         self.roots_changed(node);
         // And so may records: nobody was told to wake the followers.

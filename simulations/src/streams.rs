@@ -17,6 +17,7 @@ use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
 use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
+use crate::links::Seen;
 use crate::model::exchanged;
 use crate::nearby::Brought;
 use crate::network::Frame;
@@ -37,17 +38,20 @@ impl World {
 
     pub fn plan(&mut self, node: HostId) -> Checked {
         let me = self.hosts[node].eid;
-        let (members, route) = self.members_seen_by(node);
+        let Seen { members, route, modes_may_differ } = self.members_seen_by(node);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         process.plan_due = false;
         let mut shared = process.replica.ledger().families.shared();
         if !self.history.checking.books {
             shared.remove(&self.families[BOOKS].0);
         }
-        let modes = topology::modes_elsewhere(&members);
-        if process.elsewhere_told != modes {
-            process.elsewhere_told = modes.clone();
-            self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
+        if modes_may_differ || process.elsewhere_forgotten {
+            process.elsewhere_forgotten = false;
+            let modes = topology::modes_elsewhere(&members);
+            if process.elsewhere_told != modes {
+                process.elsewhere_told = modes.clone();
+                self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
+            }
         }
         let site = self.sites[self.hosts[node].spec.site].clone();
         let losses = self.losses(node, &members);
@@ -265,7 +269,7 @@ impl World {
         {
             let brought = Brought { from, cursor: *cursor, records: records.clone() };
             let process = self.hosts[node].process.as_mut().expect("it is up");
-            process.follows.get_mut(family, peer).expect("it was there above").brought = Some(brought);
+            process.follows.get_mut(family, peer).expect("it was there above").brought = Some(Box::new(brought));
         }
         self.act(node, peer, family, next)
     }
@@ -338,7 +342,7 @@ impl World {
             return Ok(());
         }
         if let Some(brought) = follow.brought.take() {
-            self.tell_nearby(node, peer, family, brought);
+            self.tell_nearby(node, peer, family, *brought);
         }
         if reopen {
             return self.ask(node, peer, family);
@@ -353,7 +357,10 @@ impl World {
         let request = match codec::decode_frame::<FollowRequest>(&frame.bytes) {
             Ok(request) => {
                 ensure(!frame.damaged, Check::Wire, || format!("node {node} took a request that was damaged"))?;
-                request
+                // The same text, held in common by the streams of a thousand nodes.
+                let name = &self.families[family].0;
+                let family = if request.family == *name { name.clone() } else { request.family };
+                FollowRequest { family, ..request }
             }
             Err(error) => {
                 self.stats.frames_refused += 1;

@@ -160,11 +160,15 @@ pub enum Phase {
 
 pub struct World {
     pub now: Us,
-    queue: Queue<Event>,
+    pub(crate) queue: Queue<Event>,
+    /// Of how many of the next events it has been looked at what they need.
+    pub(crate) looked_ahead: usize,
     trace: u64,
     pub history: History,
     pub rng: Rng,
     pub hosts: Vec<Host>,
+    /// Of all hosts, side by side.
+    pub eids: Vec<Eid>,
     /// Host slots in use; the rest waits for clones.
     pub net: Network,
     /// What the disks hold alike.
@@ -218,9 +222,11 @@ impl World {
         let mut world = Self {
             now: 0,
             queue: Queue::new(),
+            looked_ahead: 0,
             trace: mix(history.seed),
             rng: root.fork(10),
             hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec, &common)).collect(),
+            eids: (0..history.nodes.len()).map(eid_of).collect(),
             common,
             net: Network::new(slots, sites, history.links.clone(), root.fork(11)),
             views: Membership::new(slots),
@@ -291,6 +297,7 @@ impl World {
         while self.phase != Phase::Done {
             let Some((at, event)) = self.queue.take() else { break };
             self.now = at;
+            self.look_ahead();
             self.stats.events += 1;
             self.handle(event)?;
             if let Some(violation) = self.broken.take() {

@@ -26,6 +26,7 @@ pub mod codec;
 mod codec_test;
 pub mod eid;
 pub mod family;
+pub mod few;
 pub mod losers;
 pub mod message;
 #[cfg(feature = "mutants")]

@@ -16,6 +16,7 @@ use super::batch::Batch;
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Mode, ShareError, UnknownMode};
+use super::few::Few;
 use super::losers::Losers;
 use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
 use super::reconcile::Snapshot;
@@ -272,9 +273,9 @@ pub struct Tally {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pub families: Arc<Families>,
-    pub tallies: BTreeMap<Family, Tally>,
+    pub tallies: Few<Family, Tally>,
     /// The root of each exchanged family, the books included, and how many records it sums.
-    pub summaries: BTreeMap<Family, Summary>,
+    pub summaries: Few<Family, Summary>,
     /// Purge floors by family: nothing is stamped at or below them.
     pub floors: Arc<BTreeMap<Family, Hlc>>,
     pub head: u64,
@@ -515,7 +516,7 @@ fn load<R: Read>(
     now: UnixMs,
 ) -> Result<(Ledger, Sketches), StoreError> {
     let families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
-    let mut tallies: BTreeMap<Family, Tally> =
+    let mut tallies: Few<Family, Tally> =
         families.marks().keys().map(|family| (family.clone(), Tally::default())).collect();
     let mut floors = BTreeMap::new();
     let mut greatest = Hlc::ZERO;
@@ -544,7 +545,7 @@ fn load<R: Read>(
     }
     let head = read.head()?;
     let mut sketches = Sketches::new(settings.cells_from);
-    let mut summaries = BTreeMap::new();
+    let mut summaries = Few::default();
     for (family, builder) in builders {
         let sketch = builder.finish();
         summaries.insert(family.clone(), sketch.summary());
@@ -552,6 +553,13 @@ fn load<R: Read>(
     }
     let (families, floors) = (Arc::new(families), Arc::new(floors));
     Ok((Ledger { families, tallies, summaries, floors, head, elsewhere: Arc::default() }, sketches))
+}
+
+impl Ledger {
+    /// The modes in which live members share families, as this node was last told.
+    pub fn elsewhere(&self) -> &BTreeMap<Family, Vec<(Eid, Mode)>> {
+        &self.elsewhere
+    }
 }
 
 impl Tally {

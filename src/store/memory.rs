@@ -12,7 +12,7 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 pub use self::common::Common;
 use self::common::Held;
@@ -314,29 +314,26 @@ fn visit_feed<'a>(
     None
 }
 
-/// Reads from any thread; shares the state with the store it came from.
+/// Reads from any thread: here the store shows its state, unless it is just changing it.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryReads(Arc<RwLock<Arc<State>>>);
-
-impl MemoryReads {
-    fn state(&self) -> Arc<State> {
-        // A panic elsewhere cannot have left the state half changed: it is replaced or changed whole.
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 impl Reads for MemoryReads {
     type Reader = MemoryReader;
 
     fn read(&self) -> Result<MemoryReader, StoreError> {
-        Ok(MemoryReader { state: self.state() })
+        // A panic elsewhere cannot have left the state half changed: it is replaced or changed whole.
+        let state = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        Ok(MemoryReader { state })
     }
 }
 
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    reads: MemoryReads,
+    state: Arc<State>,
+    /// Where it is shown to others, if anyone has asked. The owner of a store takes no lock.
+    shown: OnceLock<MemoryReads>,
     common: Option<Common>,
     fail_next_commit: Option<StoreError>,
     fail_after_next_commit: Option<StoreError>,
@@ -363,6 +360,18 @@ impl MemoryStore {
         self.fail_after_next_commit = Some(error);
     }
 
+    /// Looks at what a put of this record and a cursor will need, one step further with each of three steps. Who does
+    /// so for several stores, step by step, waits for their memory together and not one after the other. Tells a
+    /// number that is made of it.
+    pub fn glance(&self, step: u8, key: &RecordKey, scope: Option<(&Family, Classes, Eid)>) -> u64 {
+        let State { records, cursors, head, .. } = &*self.state;
+        let cursors = match scope {
+            Some(scope) if step > 0 => cursors.glance(step, scope),
+            _ => *head,
+        };
+        cursors ^ records.glance(step, key)
+    }
+
     /// Commits succeed again.
     pub fn forget_planned_failures(&mut self) {
         (self.fail_next_commit, self.fail_after_next_commit) = (None, None);
@@ -371,8 +380,7 @@ impl MemoryStore {
 
 impl Clone for MemoryStore {
     fn clone(&self) -> Self {
-        let state = RwLock::new(self.reads.state());
-        Self { reads: MemoryReads(Arc::new(state)), common: self.common.clone(), ..Self::default() }
+        Self { state: self.state.clone(), common: self.common.clone(), ..Self::default() }
     }
 }
 
@@ -382,11 +390,15 @@ impl Store for MemoryStore {
     type Writer<'a> = MemoryWriter<'a>;
 
     fn reads(&self) -> MemoryReads {
-        self.reads.clone()
+        self.shown.get_or_init(|| MemoryReads(Arc::new(RwLock::new(self.state.clone())))).clone()
+    }
+
+    fn read(&self) -> Result<MemoryReader, StoreError> {
+        Ok(MemoryReader { state: self.state.clone() })
     }
 
     fn write(&mut self) -> Result<MemoryWriter<'_>, StoreError> {
-        Ok(MemoryWriter { state: self.reads.state(), changes: Changes::NONE, store: self })
+        Ok(MemoryWriter { changes: Changes::NONE, store: self })
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
@@ -398,7 +410,6 @@ impl Store for MemoryStore {
 #[derive(Debug)]
 pub struct MemoryWriter<'a> {
     store: &'a mut MemoryStore,
-    state: Arc<State>,
     changes: Changes,
 }
 
@@ -410,7 +421,7 @@ impl MemoryReader {
 
 impl MemoryWriter<'_> {
     fn view(&self) -> View<'_> {
-        View { state: &self.state, changes: &self.changes }
+        View { state: &self.store.state, changes: &self.changes }
     }
 }
 
@@ -501,7 +512,8 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
-        let Self { state, changes, .. } = self;
+        let Self { store, changes } = self;
+        let state = &store.state;
         let newest = [state.runs.last_key_value().map(|(n, _)| *n), changes.runs.last_key().copied()];
         let ordinal = newest.into_iter().flatten().max().map_or(0, |newest| newest + 1);
         changes.runs.set(ordinal, Some(start));
@@ -523,13 +535,20 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn commit(self) -> Result<(), StoreError> {
-        let Self { store, state, changes } = self;
+        let Self { store, changes } = self;
         if let Some(error) = store.fail_next_commit.take() {
             return Err(error);
         }
-        // Our own hold on the state would force a copy.
-        drop(state);
-        changes.apply(Arc::make_mut(&mut store.reads.0.write().unwrap_or_else(PoisonError::into_inner)));
+        match store.shown.get() {
+            None => changes.apply(Arc::make_mut(&mut store.state)),
+            Some(MemoryReads(shown)) => {
+                let mut shown = shown.write().unwrap_or_else(PoisonError::into_inner);
+                // A hold of our own on the state would force a copy.
+                *shown = Arc::default();
+                changes.apply(Arc::make_mut(&mut store.state));
+                shown.clone_from(&store.state);
+            }
+        }
         store.fail_after_next_commit.take().map_or(Ok(()), Err)
     }
 }

@@ -1,6 +1,6 @@
 //! The sketches of this node's shared families, kept while records come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decode::cells_of;
@@ -230,12 +230,14 @@ pub struct Sketches {
     of: BTreeMap<Family, Arc<Sketch>>,
     /// Families of fewer records keep no cells.
     cells_from: u64,
+    /// Those that do.
+    with_cells: BTreeSet<Family>,
 }
 
 impl Sketches {
     /// None at all, for now.
     pub fn new(cells_from: u64) -> Self {
-        Self { of: BTreeMap::new(), cells_from }
+        Self { cells_from, ..Self::default() }
     }
 
     pub fn get(&self, family: &Family) -> Option<&Arc<Sketch>> {
@@ -249,12 +251,17 @@ impl Sketches {
     pub fn replace(&mut self, family: Family, sketch: Sketch) {
         let small = sketch.summary.records < self.cells_from;
         let sketch = if small { Sketch::without_cells(sketch.key, sketch.summary) } else { sketch };
+        if small {
+            self.with_cells.remove(&family);
+        } else {
+            self.with_cells.insert(family.clone());
+        }
         self.of.insert(family, Arc::new(sketch));
     }
 
     /// Whether changes of a family that now has so many records are to be handed to [`Self::apply`].
     pub fn follows(&self, family: &Family, records: u64) -> bool {
-        records >= self.cells_from || self.of.get(family).is_some_and(|sketch| sketch.keeps_cells())
+        records >= self.cells_from || self.with_cells.contains(family)
     }
 
     /// Carries out what a durable batch has staged, and names the families whose sketches must be built anew,
@@ -269,6 +276,7 @@ impl Sketches {
                 }
                 Change::Unshared(family) => {
                     self.of.remove(&family);
+                    self.with_cells.remove(&family);
                     continue;
                 }
                 Change::Put { family, old, new } => (family, old, Some(new)),

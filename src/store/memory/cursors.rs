@@ -36,6 +36,16 @@ impl Cursors {
         }
     }
 
+    /// See `MemoryStore::glance`.
+    pub fn glance(&self, step: u8, (family, classes, source): (&Family, Classes, Eid)) -> u64 {
+        let scope = self.0.iter().find(|scope| scope.classes == classes && scope.family == *family);
+        match scope {
+            Some(scope) if step > 1 => scope.place(source).map_or(0, |place| scope.of[place].1.seq),
+            Some(scope) => scope.of.len() as u64,
+            None => 0,
+        }
+    }
+
     pub fn all(&self) -> impl Iterator<Item = (CursorKey, Cursor)> {
         self.0.iter().flat_map(|Scope { family, classes, of }| {
             let key = |source| CursorKey { source, family: family.clone(), classes: *classes };

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::common::Held;
 use super::order::Order;
 use crate::core::mutant;
+use crate::core::path::Path;
 use crate::core::record::{Class, Classes, RecordKey};
 use crate::core::register::Register;
 
@@ -71,7 +72,8 @@ struct Lane {
 /// Everything under one first segment, by class.
 #[derive(Clone, Debug)]
 struct Feed {
-    top: Box<str>,
+    /// A path under it: its text is held in common with other stores, one of our own would be another miss.
+    of: Path,
     lanes: [Lane; 3],
 }
 
@@ -114,9 +116,24 @@ impl Records {
         }
     }
 
+    /// See `MemoryStore::glance`.
+    pub fn glance(&self, step: u8, key: &RecordKey) -> u64 {
+        let Some(mask) = self.table.len().checked_sub(1) else { return 0 };
+        if step == 0 {
+            return (self.rows.len() ^ self.feeds.len()) as u64;
+        }
+        let row = self.table[Held::hash_of(key) as usize & mask];
+        let lanes = self.feeds.iter().flat_map(|feed| &feed.lanes);
+        if step == 1 {
+            return u64::from(row) ^ lanes.map(|lane| lane.entries.len() as u64).sum::<u64>();
+        }
+        let last: u64 = lanes.filter_map(|lane| lane.entries.last()).map(|(seq, _)| *seq).sum();
+        last ^ self.rows.get((row as usize).wrapping_sub(1)).map_or(0, |row| row.place.0)
+    }
+
     /// Puts a record in; `fed` says whether it gets an entry in the feed at its new place.
     pub fn put(&mut self, held: Arc<Held>, place: Place, fed: bool) {
-        let at = self.feed_at(held.key.path.top());
+        let at = self.feed_at(&held.key.path);
         let (row, before) = match self.find(&held.key, held.hash) {
             Some((_, row)) => {
                 let before = std::mem::replace(&mut self.rows[row as usize], Row { held: Some(held), place }).place;
@@ -142,7 +159,7 @@ impl Records {
         order.remove(row, |other| key_of(rows, other) < key);
         let place = std::mem::take(&mut self.rows[row as usize]).place;
         self.free.push(row);
-        let at = self.feed_at(key.path.top());
+        let at = self.feed_at(&key.path);
         self.bury(at, place);
     }
 
@@ -209,12 +226,12 @@ impl Records {
 
     // ---- the feed -----------------------------------------------------------------------------------
 
-    fn feed_at(&mut self, top: &str) -> usize {
-        match self.feeds.binary_search_by(|feed| (*feed.top).cmp(top)) {
+    fn feed_at(&mut self, path: &Path) -> usize {
+        match self.feeds.binary_search_by(|feed| feed.of.top().cmp(path.top())) {
             Ok(at) => at,
             Err(at) => {
                 grow(&mut self.feeds);
-                self.feeds.insert(at, Feed { top: top.into(), lanes: Default::default() });
+                self.feeds.insert(at, Feed { of: path.clone(), lanes: Default::default() });
                 at
             }
         }
@@ -233,7 +250,7 @@ impl Records {
 
     /// The entries after a sequence number, of these classes, in order.
     pub fn feed(&self, top: &str, classes: Classes, after: u64) -> impl Iterator<Item = (u64, Class, &RecordKey)> {
-        let feed = self.feeds.binary_search_by(|feed| (*feed.top).cmp(top)).ok().map(|at| &self.feeds[at]);
+        let feed = self.feeds.binary_search_by(|feed| feed.of.top().cmp(top)).ok().map(|at| &self.feeds[at]);
         let mut left = CLASSES.map(|class| {
             let lane = feed.filter(|_| classes.contains(class)).map(|feed| &feed.lanes[lane_of(class)]);
             let entries = lane.map_or(&[][..], |lane| &lane.entries);
@@ -290,7 +307,7 @@ mod tests {
     use super::*;
     use crate::core::clock::{Hlc, Stamp};
     use crate::core::eid::Eid;
-    use crate::core::path::{Path, Value};
+    use crate::core::path::Value;
     use crate::core::register::value_hash;
 
     fn held(key: u64, seq: u64) -> Arc<Held> {
