@@ -54,7 +54,10 @@ impl Host {
         match step {
             0 => self.starved_until ^ process.follows.families() as u64 ^ process.inbox.len() as u64,
             1 => process.follows.width(family) as u64 ^ u64::from(process.commit_due) ^ u64::from(self.incarnation),
-            2 => process.follows.get(family, peer).map_or(0, |follow| follow.stream ^ u64::from(follow.next_place)),
+            2 => process.follows.get(family, peer).map_or(0, |follow| {
+                let waits = follow.waiting.len() ^ usize::from(follow.applying) ^ usize::from(follow.brought.is_some());
+                follow.stream ^ u64::from(follow.next_place) ^ waits as u64
+            }),
             3 => {
                 let follow = process.follows.get(family, peer);
                 let follower = follow.and_then(|follow| follow.follower.as_ref());

@@ -124,6 +124,10 @@ impl World {
                 break;
             }
         }
+        if process.inbox.is_empty() {
+            // What comes next is put at the beginning again, not all around.
+            process.inbox.clear();
+        }
         let fate = host
             .next_commit
             .take()

@@ -91,15 +91,17 @@ pub fn plan(me: Me<'_>, shared: &Shared, members: &[Member], losses: &Losses) ->
             None if *family == books => Some(Mode::Global),
             theirs => theirs.copied(),
         };
-        let sharing = || others().filter_map(|member| Some((member, theirs(member)?)));
-        let conflicting = sharing().filter(|(member, theirs)| member.live && theirs != mode);
-        plan.conflicts.extend(conflicting.map(|(member, mode)| ModeConflict {
-            family: family.clone(),
-            member: member.eid,
-            mode,
-        }));
-        let peers = sharing().filter(|(_, theirs)| theirs == mode).map(|(member, _)| member);
-        let of_family = Look::new(me, family, peers, losses).plan();
+        let mut peers = Vec::with_capacity(members.len());
+        for member in others() {
+            match theirs(member) {
+                Some(theirs) if theirs == *mode => peers.push(member),
+                Some(mode) if member.live => {
+                    plan.conflicts.push(ModeConflict { family: family.clone(), member: member.eid, mode });
+                }
+                _ => {}
+            }
+        }
+        let of_family = Look::new(me, family, peers.into_iter(), losses).plan();
         plan.dial.extend(of_family.dial);
         if of_family.relay {
             plan.relay_of.insert(family.clone());

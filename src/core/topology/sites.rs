@@ -71,20 +71,26 @@ impl<'a> Look<'a> {
     pub fn new(me: Me<'a>, family: &Family, peers: impl Iterator<Item = &'a Member>, losses: &'a Losses) -> Self {
         let mut mates = Vec::new();
         let mut others = BTreeMap::<&str, Vec<&Member>>::new();
-        let mut many_sites = false;
+        let (mut many_sites, mut calm) = (false, losses.is_empty());
         for peer in peers {
             many_sites |= peer.site != me.site;
+            calm &= peer.unreached.is_empty();
             match peer.live {
                 true if peer.site == me.site => mates.push(peer),
                 true => others.entry(&peer.site).or_default().push(peer),
                 false => {}
             }
         }
-        for site in others.values_mut().chain([&mut mates]) {
-            site.sort_by_cached_key(|member| std::cmp::Reverse(rank(family, member.eid)));
-        }
+        mates.sort_by_cached_key(|member| std::cmp::Reverse(rank(family, member.eid)));
         let own = rank(family, me.eid);
         let place = mates.iter().take_while(|mate| rank(family, mate.eid) > own).count();
+        // Where nobody is out of reach, only the relay has anything to do with other sites.
+        if place > 0 && calm {
+            others.clear();
+        }
+        for site in others.values_mut() {
+            site.sort_by_cached_key(|member| std::cmp::Reverse(rank(family, member.eid)));
+        }
         Self { losses, mates, place, others, many_sites, out: OfFamily::default() }
     }
 

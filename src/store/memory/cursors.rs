@@ -5,6 +5,9 @@ use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::storage::{Cursor, CursorKey};
 
+/// How far a guess may be off.
+const GUESS_OFF_MAX: usize = 2;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cursors(Vec<Scope>);
 
@@ -65,9 +68,11 @@ impl Scope {
             && (*first..=*last).contains(&source)
         {
             let (from, to, at) = (number(*first), number(*last), number(source));
-            let guess = (at - from) * (self.of.len() as u128 - 1) / (to - from).max(1);
-            if self.of[guess as usize].0 == source {
-                return Ok(guess as usize);
+            let guess = ((at - from) * (self.of.len() as u128 - 1) / (to - from).max(1)) as usize;
+            // Some are missing in between.
+            let around = guess.saturating_sub(GUESS_OFF_MAX)..(guess + GUESS_OFF_MAX + 1).min(self.of.len());
+            if let Some(off) = self.of[around.clone()].iter().position(|(other, _)| *other == source) {
+                return Ok(around.start + off);
             }
         }
         self.of.binary_search_by_key(&source, |(source, _)| *source)
