@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kinfolk::core::clock::UnixMs;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::nearby::Nearby;
+use kinfolk::core::protocol::Versions;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
@@ -17,6 +18,7 @@ use crate::history::{FamilyIx, HostId, NodeSpec};
 use crate::judge::Elsewhere;
 use crate::model::DiskModel;
 use crate::nearby::Brought;
+use crate::rings::Voice;
 use crate::sources::Sources;
 use crate::table::Table;
 use crate::verify::Verifying;
@@ -25,7 +27,10 @@ pub struct Host {
     pub eid: Eid,
     pub spec: NodeSpec,
     pub clock: WallClock,
+    /// What its frames are said to be, whatever was agreed on.
     pub version: u8,
+    /// What its program speaks.
+    pub spoken: Versions,
     /// The disk while no process has it open.
     pub disk: MemoryStore,
     pub model: DiskModel,
@@ -84,6 +89,7 @@ pub struct Process {
     /// The plan that looks whether patience with one of them has ended.
     pub patience_ends: Us,
     pub head_at_idle: u64,
+    pub voice: Voice,
     pub nearby: Nearby,
     pub verifying: Verifying,
 }
@@ -91,6 +97,10 @@ pub struct Process {
 /// The following side of a stream, as the daemon's driver keeps it.
 pub struct Follow {
     pub wanted: Classes,
+    /// It has not been compared since the plan named it.
+    pub taking_up: bool,
+    /// Another source is being compared with first.
+    pub waits_to_compare: bool,
     pub follower: Option<Follower>,
     /// 0: no stream stands.
     pub stream: u64,

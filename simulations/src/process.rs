@@ -21,6 +21,7 @@ use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
 use crate::membership::Told;
 use crate::model::Held;
+use crate::rings::Voice;
 use crate::rng::mix;
 use crate::sources::Sources;
 use crate::spread;
@@ -64,6 +65,7 @@ impl World {
             unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
+            voice: Voice::default(),
             nearby: Nearby::default(),
             verifying: Verifying::new(self.history.verify.times),
         });

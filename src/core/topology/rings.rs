@@ -57,6 +57,7 @@ pub fn dial<'a>(
     for (living, mut dead) in sites.into_values() {
         match speaker(living) {
             Some(speaker) => _ = dial.insert(speaker),
+            None if mutant!(SilentSiteNotTried) => {}
             None => {
                 by_rank(&mut dead);
                 dial.extend(dead.into_iter().take(TRIED_PER_SITE));
