@@ -30,7 +30,11 @@ pub fn mixed(seed: u64) -> History {
         seed,
         links: links(&mut rng),
         rings: rings(&mut root.fork(40), &nodes, lasting.is_some()),
-        timing: Timing { patience_us: root.fork(20).between(0, 12) * SECOND, ..timing(&mut rng) },
+        timing: Timing {
+            patience_us: root.fork(20).between(0, 12) * SECOND,
+            relay_after_us: *root.fork(42).pick(&[0, 4, 10, 30]) * SECOND,
+            ..timing(&mut rng)
+        },
         checking: Checking {
             cursor_one_in: 4,
             sweep_every_us: (busy_us / 12).max(SECOND),
@@ -115,6 +119,7 @@ pub fn timing(rng: &mut Rng) -> Timing {
         plan_delay_us: rng.between(10, 300) * MS,
         late_us: rng.between(0, 2_000) * MS,
         patience_us: 10 * SECOND,
+        relay_after_us: 0,
         retry_us: (100 * MS, rng.between(200, 4_000) * MS),
         idle_say_us: rng.between(1, 10) * SECOND,
         idle_say_entries: *rng.pick(&[1, 1, 10, 1_000]),

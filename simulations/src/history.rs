@@ -121,6 +121,8 @@ pub struct Timing {
     pub late_us: Us,
     /// … and before its member counts as out of reach, and is reached over others.
     pub patience_us: Us,
+    /// Who finds another of its site in office takes the office of relay after so long.
+    pub relay_after_us: Us,
     pub retry_us: (Us, Us),
     pub idle_say_us: Us,
     pub idle_say_entries: u64,

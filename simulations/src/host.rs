@@ -10,7 +10,7 @@ use kinfolk::core::protocol::Versions;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
-use kinfolk::core::topology::{Member, Patience};
+use kinfolk::core::topology::{Member, Patience, Probation};
 use kinfolk::store::memory::MemoryStore;
 
 use crate::clock::{Us, WallClock};
@@ -83,6 +83,9 @@ pub struct Process {
     /// The members of the last plan.
     pub members: Vec<Member>,
     pub patience: Patience,
+    pub probation: Probation,
+    /// As it was last told.
+    pub settled: bool,
     /// To whom it needs a connection, and whom of these it cannot reach.
     pub dial: BTreeSet<Eid>,
     pub unreached: Arc<BTreeSet<Eid>>,

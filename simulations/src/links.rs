@@ -294,6 +294,7 @@ impl World {
                     && member.site == *site
                     && member.families == *heard.families
                     && member.unreached == *heard.unreached
+                    && member.settled == heard.settled
             };
             if let Some(member) = before.next_if(same) {
                 return Some(Member { live, connected, ..member });
@@ -309,6 +310,7 @@ impl World {
                 roots: Default::default(),
                 head: 0,
                 unreached: (*heard.unreached).clone(),
+                settled: heard.settled,
                 live,
                 connected,
             })
@@ -322,22 +324,25 @@ impl World {
         process.patience.losses(members, self.now / MS)
     }
 
-    /// What the plan needs: connections, a look when patience ends, and a word about who is out of reach.
-    pub fn need(&mut self, node: HostId, members: &[Member], plan: &Plan, losses: &Losses) {
+    /// What the plan needs: connections, a look when patience or probation ends, and a word about who is out of reach and
+    /// whether this node has settled.
+    pub fn need(&mut self, node: HostId, members: &[Member], settled: bool, plan: &Plan, losses: &Losses) {
         let (now, dial) = (self.now, self.dials(node, &plan.dial));
         let host = &mut self.hosts[node];
         let incarnation = host.incarnation;
         let process = host.process.as_mut().expect("checked by the caller");
         process.patience.need(&plan.dial, members, now / MS);
-        let ends = process.patience.next_change_ms(now / MS).map(|at| at * MS);
+        let ends = [process.patience.next_change_ms(now / MS), process.probation.next_change_ms(now / MS)];
+        let ends = ends.into_iter().flatten().min().map(|at| at * MS);
         let due = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends);
         if let Some(at) = due {
             process.patience_ends = at;
         }
         let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
         let unreached: BTreeSet<Eid> = missed.map(|(eid, _)| *eid).collect();
-        let told_anew = *process.unreached != unreached;
-        if told_anew {
+        let told_anew = *process.unreached != unreached || process.settled != settled;
+        process.settled = settled;
+        if *process.unreached != unreached {
             process.unreached = unreached.into();
         }
         let fresh: Vec<Eid> = dial.difference(&process.dial).copied().collect();

@@ -343,6 +343,7 @@ fn timing() -> Timing {
         plan_delay_us: 200 * MS,
         late_us: SECOND,
         patience_us: 20 * SECOND,
+        relay_after_us: 60 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),
         idle_say_us: 10 * SECOND,
         idle_say_entries: 10_000,

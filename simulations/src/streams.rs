@@ -51,8 +51,10 @@ impl World {
         }
         let site = self.sites[self.hosts[node].spec.site].clone();
         let losses = self.losses(node, &members);
-        let plan = topology::plan(Me { eid: me, site: &site }, &shared, &members, &losses);
-        self.need(node, &members, &plan, &losses);
+        let process = self.hosts[node].process.as_mut().expect("checked by the caller");
+        let settled = process.probation.look(&site, &members, self.now / MS);
+        let plan = topology::plan(Me { eid: me, site: &site, settled }, &shared, &members, &losses);
+        self.need(node, &members, settled, &plan, &losses);
         self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
         self.look_at_voice(node);
         self.stats.mode_conflicts += plan.conflicts.len() as u64;

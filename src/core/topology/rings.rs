@@ -1,6 +1,7 @@
 //! Rings of gossip: who speaks for a site in the ring of sites, and whom a node dials where each site gossips by itself.
 //!
-//! The speaker of a site is its relay for the cluster's books, so that its connections to the others serve both.
+//! The speaker of a site is its relay for the cluster's books, once that has settled, so that its connections to the others serve
+//! both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
