@@ -460,6 +460,7 @@ async fn announce_needs(streams: Streams, gossip: Gossip) {
     loop {
         let now = needs.borrow_and_update().clone();
         gossip.set_unreached(now.unreached);
+        gossip.set_settled(now.settled);
         gossip.set_needed(now.dial);
         if needs.changed().await.is_err() {
             return;

@@ -10,6 +10,7 @@ use crate::history::{FaultKind, HostId};
 use crate::host::CommitFate;
 use crate::model::DiskModel;
 use crate::network::SlowLink;
+use crate::upgrade;
 use crate::world::{Event, Phase, World, host};
 
 impl World {
@@ -66,6 +67,7 @@ impl World {
             FaultKind::Ghost { observer, subject } => self.force_belief(observer, subject, Some(true)),
             FaultKind::Starve { node } => self.hosts[node].starved_until = until.min(self.history.heal_at_us),
             FaultKind::NextVersion { node } => self.hosts[node].version = codec::PROTOCOL_VERSION + 1,
+            FaultKind::Upgrade { node } => self.change_program(node, upgrade::NEXT),
             FaultKind::Garbage { from, to, kind } => return self.garbage(from, to, kind),
         }
         Ok(())
@@ -83,6 +85,7 @@ impl World {
             | FaultKind::RestartInPast { node, .. }
             | FaultKind::CommitFails { node, .. }
             | FaultKind::DiskFull { node }
+            | FaultKind::Upgrade { node }
             | FaultKind::Starve { node } => up(node),
             // Someone has to be left.
             FaultKind::Die { node } => up(node) && self.hosts.iter().filter(|host| host.up()).count() > 2,
@@ -122,6 +125,10 @@ impl World {
                 self.force_belief(observer, subject, None);
             }
             FaultKind::NextVersion { node } => self.hosts[node].version = codec::PROTOCOL_VERSION,
+            // Whoever is upgraded by then stays it: the cluster ends with both programs.
+            FaultKind::Upgrade { node } if self.phase == Phase::Faults => {
+                self.change_program(node, codec::PROTOCOL_VERSION);
+            }
             _ => {}
         }
         Ok(())

@@ -8,9 +8,9 @@ use kinfolk::core::topology::{Loss, Losses, Member, Plan};
 use crate::check::Checked;
 use crate::clock::{MS, SECOND};
 use crate::history::HostId;
-use crate::host::Follow;
-use crate::membership::components;
 use crate::network::{Frame, Pair};
+use crate::rings::Hears;
+use crate::upgrade;
 use crate::world::{Event, World};
 
 /// The members as one node sees them, in the order of their EIDs.
@@ -36,6 +36,9 @@ impl World {
         if frame.epoch == 0 || !self.net.pair(from, to).up || self.net.pair(from, to).epoch != frame.epoch {
             return;
         }
+        if !frame.damaged && self.speaks_with(from, to) == Some(upgrade::NEXT) {
+            frame.bytes = upgrade::encoded(&frame.bytes);
+        }
         let near = self.near(from, to);
         let transit = self.net.transit_us(from, to, near, frame.bytes.len(), self.now);
         self.schedule(transit, Event::Frame(frame));
@@ -45,7 +48,8 @@ impl World {
 
     fn may_connect(&self, a: HostId, b: HostId) -> bool {
         let (first, second) = (&self.hosts[a], &self.hosts[b]);
-        first.up() && second.up() && first.eid != second.eid && self.net.open_both_ways(a, b)
+        let connect = first.up() && second.up() && first.eid != second.eid && self.net.open_both_ways(a, b);
+        connect && self.speaks_with(a, b).is_some()
     }
 
     /// Both sides keep trying with pauses; an attempt that gets through is all that is simulated of it.
@@ -53,7 +57,8 @@ impl World {
         if a == b || !self.may_connect(a, b) || self.net.pair(a, b).up || self.net.pair(a, b).connecting {
             return;
         }
-        if self.history.checking.dial_needed && !self.needs(a, b) && !self.needs(b, a) {
+        let dials_needed = self.history.checking.dial_needed || self.gossips_by_site();
+        if dials_needed && !self.needs(a, b) && !self.needs(b, a) {
             return;
         }
         let pair = *self.net.pair(a, b);
@@ -71,6 +76,7 @@ impl World {
         }
         let epoch = pair.epoch + 1;
         self.net.set_pair(a, b, Pair { epoch, up: true, connecting: false });
+        self.count_version(a, b);
         for (node, peer) in [(a, b), (b, a)] {
             if self.net.believed(node, peer) != 0 {
                 self.forget_connection(node, peer)?;
@@ -132,7 +138,7 @@ impl World {
             process.sources.remove(family, peer);
         }
         for (_, follow) in process.follows.of_host_mut(peer) {
-            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+            *follow = follow.broken_off();
         }
         Ok(())
     }
@@ -175,26 +181,34 @@ impl World {
 
     /// After anything that changes who is up or which links are open.
     pub fn topology_changed(&mut self) {
+        self.beliefs_turn();
         let hosts = self.hosts.len();
-        let group = components(hosts, |host| self.hosts[host].up(), |a, b| self.net.open_both_ways(a, b));
-        let (up_us, down_us) = (self.history.timing.view_up_us, self.history.timing.view_down_us);
-        let warm = self.history.checking.warm_start && self.now == 0;
-        for observer in 0..hosts {
-            for subject in 0..hosts {
-                let becoming = group[observer].is_some() && group[observer] == group[subject];
-                let belief = self.views.belief_mut(observer, subject);
-                if observer == subject || belief.becoming == becoming || !self.hosts[observer].up() {
-                    continue;
-                }
-                belief.becoming = becoming;
-                let (low, high) = if becoming { up_us } else { down_us };
-                let after = if warm { 0 } else { self.rng.between(low, high) };
-                self.schedule(after, Event::View { observer, subject, live: becoming });
-            }
-        }
         for a in 0..hosts {
             for b in a + 1..hosts {
                 self.consider_connecting(a, b);
+            }
+        }
+    }
+
+    /// Beliefs begin to follow what is heard now.
+    pub fn beliefs_turn(&mut self) {
+        let (hosts, reach) = (self.hosts.len(), self.reach());
+        let warm = self.history.checking.warm_start && self.now == 0;
+        for observer in 0..hosts {
+            if !self.hosts[observer].up() {
+                continue;
+            }
+            for subject in 0..hosts {
+                let heard = reach.hears(observer, subject);
+                let becoming = heard == Hears::Live;
+                let belief = self.views.belief_mut(observer, subject);
+                if observer == subject || belief.becoming == becoming {
+                    continue;
+                }
+                belief.becoming = becoming;
+                self.stats.sites_unheard += u64::from(heard == Hears::Nothing);
+                let after = if warm { 0 } else { self.belief_takes_us(observer, subject, heard) };
+                self.schedule(after, Event::View { observer, subject, live: becoming });
             }
         }
     }
@@ -220,7 +234,7 @@ impl World {
         let warm = self.history.checking.warm_start && self.now < SECOND;
         for observer in 0..self.hosts.len() {
             if observer != subject && self.views.belief(observer, subject).becoming {
-                let after = if warm { 0 } else { self.rng.between(low, high) };
+                let after = if warm { 0 } else { self.belief_takes_us(observer, subject, Hears::Live) };
                 self.schedule(after, Event::Heard { observer, subject, version });
                 // Datagrams come twice, and overtake each other.
                 if !warm && self.rng.chance(100) {
@@ -305,6 +319,7 @@ impl World {
                 roots: Default::default(),
                 head: 0,
                 unreached: (*told.unreached).clone(),
+                settled: told.settled,
                 live: *live,
                 connected,
             };
@@ -326,33 +341,36 @@ impl World {
         process.patience.losses(members, self.now / MS)
     }
 
-    /// What the plan needs: connections, a look when patience ends, and a word about who is out of reach.
-    pub fn need(&mut self, node: HostId, members: &[Member], plan: &Plan, losses: &Losses) {
-        let now = self.now;
+    /// What the plan needs: connections, a look when patience or probation ends, and a word about who is out of reach and
+    /// whether this node has settled.
+    pub fn need(&mut self, node: HostId, members: &[Member], settled: bool, plan: &Plan, losses: &Losses) {
+        let (now, dial) = (self.now, self.dials(node, &plan.dial));
         let host = &mut self.hosts[node];
         let incarnation = host.incarnation;
         let process = host.process.as_mut().expect("checked by the caller");
         process.patience.need(&plan.dial, members, now / MS);
-        let ends = process.patience.next_change_ms(now / MS).map(|at| at * MS);
+        let ends = [process.patience.next_change_ms(now / MS), process.probation.next_change_ms(now / MS)];
+        let ends = ends.into_iter().flatten().min().map(|at| at * MS);
         let due = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends);
         if let Some(at) = due {
             process.patience_ends = at;
         }
         let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
         let unreached: BTreeSet<Eid> = missed.map(|(eid, _)| *eid).collect();
-        let told_anew = *process.unreached != unreached;
-        if told_anew {
+        let told_anew = *process.unreached != unreached || process.settled != settled;
+        process.settled = settled;
+        if *process.unreached != unreached {
             process.unreached = unreached.into();
         }
-        let fresh: Vec<Eid> = plan.dial.difference(&process.dial).copied().collect();
-        process.dial.clone_from(&plan.dial);
+        let fresh: Vec<Eid> = dial.difference(&process.dial).copied().collect();
+        process.dial = dial;
         if let Some(at) = due {
             self.schedule_at(at, Event::Plan { node, incarnation });
         }
         if told_anew {
             self.tell(node);
         }
-        if self.history.checking.dial_needed && !fresh.is_empty() {
+        if (self.history.checking.dial_needed || self.gossips_by_site()) && !fresh.is_empty() {
             let named = |host: &HostId| fresh.contains(&self.hosts[*host].eid);
             for peer in (0..self.hosts.len()).filter(named).collect::<Vec<_>>() {
                 self.consider_connecting(node.min(peer), node.max(peer));

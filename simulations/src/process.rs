@@ -12,7 +12,7 @@ use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, Store, StoreError};
-use kinfolk::core::topology::Patience;
+use kinfolk::core::topology::{Patience, Probation};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
@@ -21,6 +21,7 @@ use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
 use crate::membership::Told;
 use crate::model::Held;
+use crate::rings::Voice;
 use crate::rng::mix;
 use crate::sources::Sources;
 use crate::spread;
@@ -66,10 +67,13 @@ impl World {
             members: Vec::new(),
             members_heard: Vec::new(),
             patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
+            probation: Probation::new(now / MS, timing.relay_after_us / MS),
+            settled: false,
             dial: BTreeSet::new(),
             unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
+            voice: Voice::default(),
             nearby: Nearby::default(),
             verifying: Verifying::new(self.history.verify.times),
         });
@@ -265,7 +269,8 @@ impl World {
     pub fn tell(&mut self, node: HostId) {
         let process = self.hosts[node].process.as_ref().expect("it is up");
         let families = Arc::new(process.replica.ledger().families.shared());
-        self.views.tell(node, Told { run: process.replica.run(), families, unreached: process.unreached.clone() });
+        let (unreached, settled) = (process.unreached.clone(), process.settled);
+        self.views.tell(node, Told { run: process.replica.run(), families, unreached, settled });
         self.spread_news(node);
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
 use kinfolk::core::record::{Class, Classes};
-use kinfolk::core::replica::{Apply, Input};
+use kinfolk::core::replica::Input;
 use kinfolk::core::session::{Follower, Next, Source};
 use kinfolk::core::storage::{Cursor, Read};
 use kinfolk::core::topology::{self, Me};
@@ -19,8 +19,8 @@ use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
 use crate::links::Seen;
 use crate::model::exchanged;
-use crate::nearby::Brought;
 use crate::network::Frame;
+use crate::upgrade;
 use crate::world::{Event, World, eid_of};
 
 impl World {
@@ -55,9 +55,12 @@ impl World {
         }
         let site = self.sites[self.hosts[node].spec.site].clone();
         let losses = self.losses(node, &members);
-        let plan = topology::plan(Me { eid: me, site: &site }, &shared, &members, &losses);
-        self.need(node, &members, &plan, &losses);
+        let process = self.hosts[node].process.as_mut().expect("checked by the caller");
+        let settled = process.probation.look(&site, &members, self.now / MS);
+        let plan = topology::plan(Me { eid: me, site: &site, settled }, &shared, &members, &losses);
+        self.need(node, &members, settled, &plan, &losses);
         self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
+        self.look_at_voice(node);
         self.stats.mode_conflicts += plan.conflicts.len() as u64;
         let mut wanted = BTreeMap::new();
         for ((eid, family), classes) in plan.follow {
@@ -91,7 +94,7 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
-                    process.follows.insert(*family, *peer, Follow::new(*classes));
+                    process.follows.insert(*family, *peer, Follow { taking_up: true, ..Follow::new(*classes) });
                     fresh.push(*at);
                 }
             }
@@ -112,7 +115,10 @@ impl World {
         let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return Ok(()) };
         let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(()) };
         let read = process.replica.read().expect("memory reads");
-        let follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
+        let mut follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
+        if follow.taking_up {
+            follower.take_up();
+        }
         follow.follower = Some(follower);
         self.ask(node, peer, family)
     }
@@ -128,7 +134,7 @@ impl World {
         // Where everything is wanted, the first copy has no end to be seen: that stream stays.
         let begun = follow.follower.as_ref().is_some_and(|follower| follower.cursor_seq() > 0);
         if only_verified && begun && !follow.is_fetching() {
-            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+            *follow = follow.broken_off();
         } else {
             self.request(node, peer, family);
         }
@@ -173,7 +179,7 @@ impl World {
         let process = host.process.as_mut().expect("it is up");
         let Some(follow) = process.follows.get_mut(family, peer) else { return };
         let due = follow.retry_due;
-        *follow = Follow { retry_due: true, ..Follow::new(follow.wanted) };
+        *follow = Follow { retry_due: true, ..follow.broken_off() };
         if !due {
             self.schedule(pause, Event::Retry { node, incarnation, peer, family });
         }
@@ -240,7 +246,7 @@ impl World {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let follow = process.follows.get_mut(family, peer).expect("checked by the caller");
         let follower = follow.follower.as_mut().expect("a stream has a follower");
-        let (from, asked) = (follower.cursor_seq(), follower.asked());
+        let (from, news, asked) = (follower.cursor_seq(), follower.caught_up(), follower.asked());
         let mut replied = None;
         let next = if follow.replied {
             self.decoder.entries(bytes, once).map(|entries| follower.on_entries(entries))
@@ -264,12 +270,8 @@ impl World {
             }
             Err(error) => return self.refused_frame(node, peer, family, &error, damaged),
         };
-        if let Next::Apply(Apply { records, cursor: Some((_, cursor)), .. }) = &next
-            && self.is_told_nearby(node, peer, asked)
-        {
-            let brought = Brought { from, cursor: *cursor, records: records.clone() };
-            let process = self.hosts[node].process.as_mut().expect("it is up");
-            process.follows.get_mut(family, peer).expect("it was there above").brought = Some(Box::new(brought));
+        if self.is_told_nearby(node, peer, asked) {
+            self.note_brought(node, peer, family, (from, news), &next);
         }
         self.act(node, peer, family, next)
     }
@@ -303,7 +305,7 @@ impl World {
             }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
-                *follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+                *follow = Follow { gave_up: true, ..follow.broken_off() };
                 return Ok(());
             }
         };
@@ -517,7 +519,7 @@ impl World {
 
     // ---- frames ---------------------------------------------------------------------------------
 
-    pub fn on_frame(&mut self, frame: Frame) -> Checked {
+    pub fn on_frame(&mut self, mut frame: Frame) -> Checked {
         let stands = self.net.pair(frame.from(), frame.to()).epoch == frame.epoch && self.hosts[frame.to()].up();
         if !stands {
             return Ok(());
@@ -527,6 +529,9 @@ impl World {
             return Ok(());
         }
         self.traced(frame.stream ^ (frame.bytes.len() as u64) << 32 ^ xxhash_rust::xxh3::xxh3_64(&frame.bytes));
+        if !frame.damaged && self.speaks_with(frame.to(), frame.from()) == Some(upgrade::NEXT) {
+            frame.bytes = upgrade::decoded(&frame.bytes).ok_or_else(|| self.wrong_version(&frame))?;
+        }
         ensure(frame.bytes.len() <= HEADER_BYTES + FRAME_MAX_BYTES, Check::Bounded, || "a frame is too long".into())?;
         if frame.reconcile {
             return self.on_reconcile_frame(frame);
@@ -628,6 +633,8 @@ impl Follow {
     pub fn new(wanted: Classes) -> Self {
         Self {
             wanted,
+            taking_up: false,
+            waits_to_compare: false,
             follower: None,
             stream: 0,
             replied: false,
@@ -638,5 +645,11 @@ impl Follow {
             retry_due: false,
             brought: None,
         }
+    }
+
+    /// What is left of it when its stream has ended.
+    pub fn broken_off(&self) -> Self {
+        let Self { wanted, retry_due, taking_up, waits_to_compare, .. } = *self;
+        Self { retry_due, taking_up, waits_to_compare, ..Self::new(wanted) }
     }
 }

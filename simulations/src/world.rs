@@ -5,10 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kinfolk::core::codec::PROTOCOL_VERSION;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::Entries;
 use kinfolk::core::path::Family;
+use kinfolk::core::protocol::{PROTOCOL_VERSION_MIN, Versions};
 use kinfolk::store::memory::{Common, MemoryStore};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -112,6 +114,11 @@ pub enum Event {
         node: HostId,
         incarnation: u32,
     },
+    /// A node may begin or cease to speak for its site.
+    Voice {
+        node: HostId,
+        incarnation: u32,
+    },
     Topology,
     Sweep,
     Heal,
@@ -138,6 +145,12 @@ pub struct Stats {
     pub give_ups: u64,
     pub mode_conflicts: u64,
     pub detours: u64,
+    /// Two rings of gossip: a node began or ceased to speak for its site; one lost hearing of a node of another site.
+    pub speakers_turned: u64,
+    pub sites_unheard: u64,
+    /// Connections that were made between two programs of which one is newer, and between two newer ones.
+    pub connected_mixed: u64,
+    pub connected_next: u64,
     /// Records that were lost between sites and fetched nearby.
     pub fetched_nearby: u64,
     pub faults: BTreeMap<&'static str, u64>,
@@ -339,6 +352,7 @@ impl World {
             Event::FaultEnds { index } => self.on_fault_ends(index),
             Event::Flap { index } => self.on_flap(index),
             Event::Start { node, incarnation } => self.on_start(node, incarnation),
+            Event::Voice { node, incarnation } => self.if_current(node, incarnation, Self::on_voice),
             Event::Topology => self.on_topology(),
             Event::Sweep => self.on_sweep(),
             Event::Heal => self.on_heal(),
@@ -388,7 +402,8 @@ pub fn host(eid: Eid, spec: &NodeSpec, common: &Common) -> Host {
     Host {
         eid,
         clock: WallClock::new(spec.clock_offset_ms, spec.clock_drift_ppm),
-        version: spec.protocol_version,
+        version: PROTOCOL_VERSION,
+        spoken: Versions { min: PROTOCOL_VERSION_MIN, max: spec.protocol_version },
         spec: spec.clone(),
         disk: MemoryStore::in_common(common),
         model: DiskModel::default(),

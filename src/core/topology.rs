@@ -10,6 +10,7 @@
 //! in `sites`.
 
 mod patience;
+mod probation;
 mod rank;
 pub mod rings;
 mod sites;
@@ -17,6 +18,7 @@ mod sites;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::patience::{Loss, Losses, Patience};
+pub use self::probation::Probation;
 pub use self::rank::{RELAYS_PER_SITE_MAX, rank};
 use self::sites::Look;
 use super::eid::Eid;
@@ -44,6 +46,8 @@ pub struct Member {
     pub head: u64,
     /// Live members that it needs and has tried in vain to connect, as it gossips them.
     pub unreached: BTreeSet<Eid>,
+    /// Whether it has been there for long enough to be relay before others, as it gossips itself.
+    pub settled: bool,
     /// Whether the failure detector believes it alive.
     pub live: bool,
     /// Whether a connection to it stands.
@@ -58,6 +62,8 @@ pub type Shared = BTreeMap<Family, Mode>;
 pub struct Me<'a> {
     pub eid: Eid,
     pub site: &'a str,
+    /// What it gossips of itself.
+    pub settled: bool,
 }
 
 /// Another member shares a family in the other mode: no exchange, and an alarm.

@@ -1,7 +1,7 @@
 //! The plan of one family.
 //!
 //! Where every link that is needed stands, it is this: all mates (members of the own site) for what they wrote
-//! themselves; the relay (the first of the site by rank) also for what has crossed; and if this node is the
+//! themselves; the relay (the first of the site by rank, of those that have settled) also for what has crossed; and if this node is the
 //! relay, one node of each other site for all that was written there.
 //!
 //! Where a live member is out of reach, its records take another way. What makes this possible is that each
@@ -55,7 +55,7 @@ enum Role<'a> {
     Mate(&'a Member),
 }
 
-/// Members that share the family with this node, those of a site with the greatest rank first.
+/// Members that share the family with this node, in each site those first that would be its relay first.
 pub(super) struct Look<'a> {
     losses: &'a Losses,
     mates: Vec<&'a Member>,
@@ -81,17 +81,17 @@ impl<'a> Look<'a> {
                 false => {}
             }
         }
-        mates.sort_by_cached_key(|member| std::cmp::Reverse(rank(family, member.eid)));
-        let own = rank(family, me.eid);
-        let place = mates.iter().take_while(|mate| rank(family, mate.eid) > own).count();
+        mates.sort_by_cached_key(|member| std::cmp::Reverse(place(family, member.settled, member.eid)));
+        let own = place(family, me.settled, me.eid);
+        let place_of_own = mates.iter().take_while(|mate| place(family, mate.settled, mate.eid) > own).count();
         // Where nobody is out of reach, only the relay has anything to do with other sites.
-        if place > 0 && calm {
+        if place_of_own > 0 && calm {
             others.clear();
         }
         for site in others.values_mut() {
-            site.sort_by_cached_key(|member| std::cmp::Reverse(rank(family, member.eid)));
+            site.sort_by_cached_key(|member| std::cmp::Reverse(place(family, member.settled, member.eid)));
         }
-        Self { losses, mates, place, others, many_sites, out: OfFamily::default() }
+        Self { losses, mates, place: place_of_own, others, many_sites, out: OfFamily::default() }
     }
 
     pub fn plan(mut self) -> OfFamily {
@@ -252,6 +252,11 @@ impl<'a> Look<'a> {
         }
         helped
     }
+}
+
+/// By rank, but those who have just come back behind all others.
+fn place(family: &Family, settled: bool, eid: Eid) -> (bool, (u64, Eid)) {
+    (settled, rank(family, eid))
 }
 
 fn is_near_at_hand(reach: Reach) -> bool {
