@@ -33,7 +33,7 @@ use crate::core::clock::UnixMs;
 use crate::core::eid::Eid;
 use crate::core::family::{Mode, ShareError};
 use crate::core::path::Family;
-use crate::core::replica::{Input, Outcome, Refusal, Replica, Settings};
+use crate::core::replica::{CELLS_FROM_DEFAULT, Input, Outcome, Refusal, Replica, Settings};
 use crate::core::sketch::SketchKey;
 use crate::core::storage::{Reads, Run, StoreError};
 use crate::core::verify::VerifyConfig;
@@ -338,6 +338,7 @@ fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeErr
         never_globally: config.never_shared.clone(),
         policy: config.tombstones.policy(),
         sketch_key: SketchKey::of_cluster(&config.cluster.name),
+        cells_from: CELLS_FROM_DEFAULT,
     };
     #[expect(clippy::disallowed_methods, reason = "the one draw of the run's id")]
     let mut replica = Replica::open(store, settings, Run(rand::random()), unix_ms()).map_err(fault)?;
@@ -461,6 +462,7 @@ async fn announce_needs(streams: Streams, gossip: Gossip) {
     loop {
         let now = needs.borrow_and_update().clone();
         gossip.set_unreached(now.unreached);
+        gossip.set_settled(now.settled);
         gossip.set_needed(now.dial);
         if needs.changed().await.is_err() {
             return;

@@ -38,6 +38,7 @@ fn drawn(seed: u64, floors_per_mille: u64) -> History {
     writes.extend(change_of_mode(&mut root.fork(6), nodes.len(), &families, busy_us));
     writes.sort_by_key(|write| write.at_us);
     let mut faults = faults(&mut root.fork(4), &nodes, busy_us);
+    upgrades(&mut root.fork(41), &mut faults, nodes.len(), busy_us);
     let mut verify = verify(&mut root.fork(30));
     let mut rng_of_floors = root.fork(31);
     let floors = rng_of_floors.chance(floors_per_mille).then(|| {
@@ -55,7 +56,12 @@ fn drawn(seed: u64, floors_per_mille: u64) -> History {
     History {
         seed,
         links: links(&mut rng),
-        timing: Timing { patience_us: root.fork(20).between(0, 12) * SECOND, ..timing(&mut rng) },
+        rings: rings(&mut root.fork(40), &nodes, lasting.is_some()),
+        timing: Timing {
+            patience_us: root.fork(20).between(0, 12) * SECOND,
+            relay_after_us: *root.fork(42).pick(&[0, 4, 10, 30]) * SECOND,
+            ..timing(&mut rng)
+        },
         checking: Checking {
             cursor_one_in: 4,
             sweep_every_us: (busy_us / 12).max(SECOND),
@@ -141,6 +147,7 @@ pub fn timing(rng: &mut Rng) -> Timing {
         plan_delay_us: rng.between(10, 300) * MS,
         late_us: rng.between(0, 2_000) * MS,
         patience_us: 10 * SECOND,
+        relay_after_us: 0,
         retry_us: (100 * MS, rng.between(200, 4_000) * MS),
         idle_say_us: rng.between(1, 10) * SECOND,
         idle_say_entries: *rng.pick(&[1, 1, 10, 1_000]),
@@ -278,6 +285,33 @@ fn lasting_bridge(
     let kind = FaultKind::Bridge { groups: groups(rng, nodes), bridge: rng.index(nodes) };
     faults.push(Fault { at_us: busy_us - rng.below(busy_us / 2) - 1, for_us: HOUR * 24 * 365, kind });
     Some(faults.len() - 1)
+}
+
+/// Where one node alone reaches all and is not asked to speak, the ring of sites stays parted: no lasting bridges there.
+fn rings(rng: &mut Rng, nodes: &[NodeSpec], bridged: bool) -> Rings {
+    let one_site = nodes.iter().all(|node| node.site == nodes[0].site);
+    if one_site || bridged || !rng.chance(350) {
+        return Rings::One;
+    }
+    Rings::BySite {
+        speak_after_us: rng.between(100, 3_000) * MS,
+        hold_us: rng.between(2, 20) * SECOND,
+        wide_us: rng.between(100, 3_000) * MS,
+    }
+}
+
+/// In some runs nodes are upgraded one after another, and some of them rolled back: old and new go side by side.
+fn upgrades(rng: &mut Rng, faults: &mut Vec<Fault>, nodes: usize, busy_us: Us) {
+    if !rng.chance(200) {
+        return;
+    }
+    let (first, step) = (rng.below(busy_us / 2), rng.between(1, busy_us / 8));
+    for n in 0..nodes {
+        let at_us = first + n as Us * step;
+        let for_us = if rng.chance(400) { rng.between(1, busy_us / 3) } else { HOUR * 24 * 365 };
+        faults.push(Fault { at_us, for_us, kind: FaultKind::Upgrade { node: (n + first as usize) % nodes } });
+    }
+    faults.sort_by_key(|fault| fault.at_us);
 }
 
 fn groups(rng: &mut Rng, nodes: usize) -> Vec<u8> {

@@ -2,12 +2,15 @@
 
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::Entries;
+use kinfolk::store::memory::MemoryStore;
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
 use crate::history::{FaultKind, HostId};
 use crate::host::CommitFate;
+use crate::model::DiskModel;
 use crate::network::SlowLink;
+use crate::upgrade;
 use crate::world::{Event, Phase, World, host};
 
 impl World {
@@ -64,6 +67,7 @@ impl World {
             FaultKind::Ghost { observer, subject } => self.force_belief(observer, subject, Some(true)),
             FaultKind::Starve { node } => self.hosts[node].starved_until = until.min(self.history.heal_at_us),
             FaultKind::NextVersion { node } => self.hosts[node].version = codec::PROTOCOL_VERSION + 1,
+            FaultKind::Upgrade { node } => self.change_program(node, upgrade::NEXT),
             FaultKind::Garbage { from, to, kind } => return self.garbage(from, to, kind),
         }
         Ok(())
@@ -81,6 +85,7 @@ impl World {
             | FaultKind::RestartInPast { node, .. }
             | FaultKind::CommitFails { node, .. }
             | FaultKind::DiskFull { node }
+            | FaultKind::Upgrade { node }
             | FaultKind::Starve { node } => up(node),
             // Someone has to be left.
             FaultKind::Die { node } => up(node) && self.hosts.iter().filter(|host| host.up()).count() > 2,
@@ -120,6 +125,10 @@ impl World {
                 self.force_belief(observer, subject, None);
             }
             FaultKind::NextVersion { node } => self.hosts[node].version = codec::PROTOCOL_VERSION,
+            // Whoever is upgraded by then stays it: the cluster ends with both programs.
+            FaultKind::Upgrade { node } if self.phase == Phase::Faults => {
+                self.change_program(node, codec::PROTOCOL_VERSION);
+            }
             _ => {}
         }
         Ok(())
@@ -207,7 +216,7 @@ impl World {
         self.crash(*node);
         let host = &mut self.hosts[*node];
         let (disk, model) = match kind {
-            FaultKind::Wipe { .. } => Default::default(),
+            FaultKind::Wipe { .. } => (MemoryStore::in_common(&self.common), DiskModel::default()),
             FaultKind::Rollback { .. } => host.snapshots.last().cloned().expect("checked before it fired"),
             _ => host.snapshots.first().cloned().expect("checked before it fired"),
         };
@@ -222,10 +231,11 @@ impl World {
     fn clone_host(&mut self, index: usize, node: HostId) {
         let id = self.hosts.len();
         let original = &self.hosts[node];
-        let mut copy = host(original.eid, &original.spec);
+        let mut copy = host(original.eid, &original.spec, &self.common);
         copy.disk = original.process.as_ref().expect("checked before it fired").replica.store().clone();
         copy.model = original.model.clone();
         copy.clock = original.clock.clone();
+        self.eids.push(copy.eid);
         self.hosts.push(copy);
         self.clones.insert(index, id);
         self.acknowledged.doubled.insert(self.hosts[id].eid);

@@ -22,6 +22,7 @@ pub struct History {
     pub families: Vec<FamilySpec>,
     pub links: Links,
     pub timing: Timing,
+    pub rings: Rings,
     pub checking: Checking,
     pub verify: Verify,
     pub writes: Vec<Write>,
@@ -85,6 +86,7 @@ pub struct NodeSpec {
     pub clock_offset_ms: i64,
     pub clock_drift_ppm: i64,
     pub value_max_bytes: usize,
+    /// The greatest version of the protocol that its program speaks.
     pub protocol_version: u8,
     pub commit_us: Us,
     /// Down until a [`FaultKind::Join`].
@@ -121,10 +123,26 @@ pub struct Timing {
     pub late_us: Us,
     /// … and before its member counts as out of reach, and is reached over others.
     pub patience_us: Us,
+    /// Who finds another of its site in office takes the office of relay after so long.
+    pub relay_after_us: Us,
     pub retry_us: (Us, Us),
     pub idle_say_us: Us,
     pub idle_say_entries: u64,
     pub window_frames: u32,
+}
+
+/// Whether all gossip in one ring, or each site in its own and one of each in a ring of sites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rings {
+    One,
+    BySite {
+        /// Who finds that it is the first of its site waits so long before it speaks.
+        speak_after_us: Us,
+        /// What no speaker tells of any more is believed for so long.
+        hold_us: Us,
+        /// What comes from another site is later by up to this.
+        wide_us: Us,
+    },
 }
 
 /// How often the costly checks are made.
@@ -324,6 +342,11 @@ pub enum FaultKind {
     NextVersion {
         node: HostId,
     },
+    /// The node is restarted with a program that speaks the next version as well, and again with the old one when the fault
+    /// ends.
+    Upgrade {
+        node: HostId,
+    },
     /// A frame that is no frame arrives.
     Garbage {
         from: HostId,
@@ -363,12 +386,13 @@ impl FaultKind {
             FaultKind::Ghost { .. } => "ghost",
             FaultKind::Starve { .. } => "starve",
             FaultKind::NextVersion { .. } => "next-version",
+            FaultKind::Upgrade { .. } => "upgrade",
             FaultKind::Garbage { .. } => "garbage",
         }
     }
 
     /// Every name there is, so that a fault that never fired is seen as a hole.
-    pub const NAMES: [&str; 28] = [
+    pub const NAMES: [&str; 29] = [
         "partition",
         "one-way",
         "bridge",
@@ -396,6 +420,7 @@ impl FaultKind {
         "ghost",
         "starve",
         "next-version",
+        "upgrade",
         "garbage",
     ];
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use kinfolk::core::clock::UnixMs;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::nearby::Nearby;
+use kinfolk::core::protocol::Versions;
 use kinfolk::core::record::Classes;
 use kinfolk::core::replica::{Input, Replica};
 use kinfolk::core::session::{Follower, Source};
-use kinfolk::core::topology::{Member, Patience};
+use kinfolk::core::topology::{Member, Patience, Probation};
 use kinfolk::store::memory::MemoryStore;
 
 use crate::clock::{Us, WallClock};
@@ -17,6 +18,7 @@ use crate::history::{FamilyIx, HostId, NodeSpec};
 use crate::judge::Elsewhere;
 use crate::model::DiskModel;
 use crate::nearby::Brought;
+use crate::rings::Voice;
 use crate::sources::Sources;
 use crate::table::Table;
 use crate::verify::Verifying;
@@ -25,7 +27,10 @@ pub struct Host {
     pub eid: Eid,
     pub spec: NodeSpec,
     pub clock: WallClock,
+    /// What its frames are said to be, whatever was agreed on.
     pub version: u8,
+    /// What its program speaks.
+    pub spoken: Versions,
     /// The disk while no process has it open.
     pub disk: MemoryStore,
     pub model: DiskModel,
@@ -82,18 +87,25 @@ pub struct Process {
     pub sources: Sources,
     /// What the replica has been told of the modes elsewhere.
     pub elsewhere_told: Elsewhere,
+    /// It may not have come to be known: it is told again.
+    pub elsewhere_forgotten: bool,
     /// The same as the judge knows it: only once it is committed.
     pub elsewhere_judged: Elsewhere,
     pub wall_max: UnixMs,
-    /// The members of the last plan.
+    /// The members of the last plan, and for each the host behind it and which version of what that one told.
     pub members: Vec<Member>,
+    pub members_heard: Vec<(HostId, u32)>,
     pub patience: Patience,
+    pub probation: Probation,
+    /// As it was last told.
+    pub settled: bool,
     /// To whom it needs a connection, and whom of these it cannot reach.
     pub dial: BTreeSet<Eid>,
     pub unreached: Arc<BTreeSet<Eid>>,
     /// The plan that looks whether patience with one of them has ended.
     pub patience_ends: Us,
     pub head_at_idle: u64,
+    pub voice: Voice,
     pub nearby: Nearby,
     pub verifying: Verifying,
 }
@@ -101,6 +113,10 @@ pub struct Process {
 /// The following side of a stream, as the daemon's driver keeps it.
 pub struct Follow {
     pub wanted: Classes,
+    /// It has not been compared since the plan named it.
+    pub taking_up: bool,
+    /// Another source is being compared with first.
+    pub waits_to_compare: bool,
     pub follower: Option<Follower>,
     /// 0: no stream stands.
     pub stream: u64,
@@ -114,7 +130,7 @@ pub struct Follow {
     pub gave_up: bool,
     pub retry_due: bool,
     /// What the frame that is being applied brings, if others are told of it.
-    pub brought: Option<Brought>,
+    pub brought: Option<Box<Brought>>,
 }
 
 /// The serving side of a stream.

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 
 use kinfolk::core::clock::Stamp;
 use kinfolk::core::family::Mode;
+use kinfolk::core::few::Few;
 use kinfolk::core::path::{Family, MARKS_FAMILY, Path, Value};
 use kinfolk::core::record::RecordKey;
 use kinfolk::core::replica::{Input, Tally};
@@ -70,7 +71,7 @@ impl World {
     fn ledger_is_true(&self, node: HostId) -> Checked {
         let host = &self.hosts[node];
         let ledger = host.process.as_ref().expect("it is up").replica.ledger();
-        let mut tallies: BTreeMap<Family, Tally> =
+        let mut tallies: Few<Family, Tally> =
             host.model.marks.keys().map(|family| (family.clone(), Tally::default())).collect();
         for (key, held) in &host.model.held {
             if let Some((family, _)) = host.model.covering(&key.path).filter(|(_, mode)| exchanged(key, *mode)) {

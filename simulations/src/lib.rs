@@ -4,6 +4,7 @@
 //! Same seed, same build: same run, to the last bit. Never here: the wall clock, randomness of the
 //! operating system, hash maps, floating point (a stopwatch around a run belongs to `main`).
 
+mod ahead;
 pub mod asterisk;
 pub mod check;
 pub mod clock;
@@ -29,6 +30,7 @@ mod process;
 mod queue;
 mod reconcile;
 pub mod report;
+mod rings;
 pub mod rng;
 pub mod run;
 pub mod scenario;
@@ -38,6 +40,7 @@ pub mod spread;
 mod streams;
 pub mod swarm;
 pub mod table;
+mod upgrade;
 pub mod verify;
 mod workload;
 pub mod world;

@@ -8,10 +8,19 @@ use kinfolk::core::topology::{Loss, Losses, Member, Plan};
 use crate::check::Checked;
 use crate::clock::{MS, SECOND};
 use crate::history::HostId;
-use crate::host::Follow;
-use crate::membership::components;
 use crate::network::{Frame, Pair};
+use crate::rings::Hears;
+use crate::upgrade;
 use crate::world::{Event, World};
+
+/// The members as one node sees them, in the order of their EIDs.
+pub struct Seen {
+    pub members: Vec<Member>,
+    /// The host behind each that is believed alive.
+    pub route: Vec<(Eid, HostId)>,
+    /// Somebody may share something else than when this node looked last, or be alive or dead since.
+    pub modes_may_differ: bool,
+}
 
 impl World {
     /// Sends a frame on the connection that the sender believes in.
@@ -27,6 +36,9 @@ impl World {
         if frame.epoch == 0 || !self.net.pair(from, to).up || self.net.pair(from, to).epoch != frame.epoch {
             return;
         }
+        if !frame.damaged && self.speaks_with(from, to) == Some(upgrade::NEXT) {
+            frame.bytes = upgrade::encoded(&frame.bytes);
+        }
         let near = self.near(from, to);
         let transit = self.net.transit_us(from, to, near, frame.bytes.len(), self.now);
         self.schedule(transit, Event::Frame(frame));
@@ -36,7 +48,8 @@ impl World {
 
     fn may_connect(&self, a: HostId, b: HostId) -> bool {
         let (first, second) = (&self.hosts[a], &self.hosts[b]);
-        first.up() && second.up() && first.eid != second.eid && self.net.open_both_ways(a, b)
+        let connect = first.up() && second.up() && first.eid != second.eid && self.net.open_both_ways(a, b);
+        connect && self.speaks_with(a, b).is_some()
     }
 
     /// Both sides keep trying with pauses; an attempt that gets through is all that is simulated of it.
@@ -44,7 +57,8 @@ impl World {
         if a == b || !self.may_connect(a, b) || self.net.pair(a, b).up || self.net.pair(a, b).connecting {
             return;
         }
-        if self.history.checking.dial_needed && !self.needs(a, b) && !self.needs(b, a) {
+        let dials_needed = self.history.checking.dial_needed || self.gossips_by_site();
+        if dials_needed && !self.needs(a, b) && !self.needs(b, a) {
             return;
         }
         let pair = *self.net.pair(a, b);
@@ -62,6 +76,7 @@ impl World {
         }
         let epoch = pair.epoch + 1;
         self.net.set_pair(a, b, Pair { epoch, up: true, connecting: false });
+        self.count_version(a, b);
         for (node, peer) in [(a, b), (b, a)] {
             if self.net.believed(node, peer) != 0 {
                 self.forget_connection(node, peer)?;
@@ -123,7 +138,7 @@ impl World {
             process.sources.remove(family, peer);
         }
         for (_, follow) in process.follows.of_host_mut(peer) {
-            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+            *follow = follow.broken_off();
         }
         Ok(())
     }
@@ -166,26 +181,34 @@ impl World {
 
     /// After anything that changes who is up or which links are open.
     pub fn topology_changed(&mut self) {
+        self.beliefs_turn();
         let hosts = self.hosts.len();
-        let group = components(hosts, |host| self.hosts[host].up(), |a, b| self.net.open_both_ways(a, b));
-        let (up_us, down_us) = (self.history.timing.view_up_us, self.history.timing.view_down_us);
-        let warm = self.history.checking.warm_start && self.now == 0;
-        for observer in 0..hosts {
-            for subject in 0..hosts {
-                let becoming = group[observer].is_some() && group[observer] == group[subject];
-                let belief = self.views.belief_mut(observer, subject);
-                if observer == subject || belief.becoming == becoming || !self.hosts[observer].up() {
-                    continue;
-                }
-                belief.becoming = becoming;
-                let (low, high) = if becoming { up_us } else { down_us };
-                let after = if warm { 0 } else { self.rng.between(low, high) };
-                self.schedule(after, Event::View { observer, subject, live: becoming });
-            }
-        }
         for a in 0..hosts {
             for b in a + 1..hosts {
                 self.consider_connecting(a, b);
+            }
+        }
+    }
+
+    /// Beliefs begin to follow what is heard now.
+    pub fn beliefs_turn(&mut self) {
+        let (hosts, reach) = (self.hosts.len(), self.reach());
+        let warm = self.history.checking.warm_start && self.now == 0;
+        for observer in 0..hosts {
+            if !self.hosts[observer].up() {
+                continue;
+            }
+            for subject in 0..hosts {
+                let heard = reach.hears(observer, subject);
+                let becoming = heard == Hears::Live;
+                let belief = self.views.belief_mut(observer, subject);
+                if observer == subject || belief.becoming == becoming {
+                    continue;
+                }
+                belief.becoming = becoming;
+                self.stats.sites_unheard += u64::from(heard == Hears::Nothing);
+                let after = if warm { 0 } else { self.belief_takes_us(observer, subject, heard) };
+                self.schedule(after, Event::View { observer, subject, live: becoming });
             }
         }
     }
@@ -211,7 +234,7 @@ impl World {
         let warm = self.history.checking.warm_start && self.now < SECOND;
         for observer in 0..self.hosts.len() {
             if observer != subject && self.views.belief(observer, subject).becoming {
-                let after = if warm { 0 } else { self.rng.between(low, high) };
+                let after = if warm { 0 } else { self.belief_takes_us(observer, subject, Hears::Live) };
                 self.schedule(after, Event::Heard { observer, subject, version });
                 // Datagrams come twice, and overtake each other.
                 if !warm && self.rng.chance(100) {
@@ -235,71 +258,81 @@ impl World {
         Ok(())
     }
 
-    /// The members as one node sees them, and the host behind each EID, both in the order of EIDs. Of two clones
-    /// gossip shows one, now this, now that.
-    pub fn members_seen_by(&mut self, node: HostId) -> (Vec<Member>, Vec<(Eid, HostId)>) {
-        let me = self.hosts[node].eid;
-        let mut route: Vec<(Eid, HostId)> = Vec::with_capacity(self.hosts.len());
-        for subject in (0..self.hosts.len()).filter(|subject| self.hosts[*subject].eid != me) {
-            if !self.views.belief(node, subject).says_live() {
+    /// The members as one node sees them. Of two clones gossip shows one, now this, now that.
+    pub fn members_seen_by(&mut self, node: HostId) -> Seen {
+        let me = self.eids[node];
+        let mut route: Vec<(Eid, HostId)> = Vec::with_capacity(self.eids.len());
+        let mut known: Vec<(Eid, HostId, bool)> = Vec::with_capacity(self.eids.len());
+        for subject in (0..self.eids.len()).filter(|subject| self.eids[*subject] != me) {
+            let (eid, belief) = (self.eids[subject], self.views.belief(node, subject));
+            if !belief.says_live() {
+                if belief.version > 0 {
+                    known.push((eid, subject, false));
+                }
                 continue;
             }
-            let eid = self.hosts[subject].eid;
-            match route.binary_search_by_key(&eid, |(eid, _)| *eid) {
-                Err(at) => route.insert(at, (eid, subject)),
-                Ok(at) if self.rng.chance(500) => route[at].1 = subject,
-                Ok(_) => {}
+            // Hosts stand in the order of their EIDs, but for clones.
+            match route.last().filter(|(last, _)| *last >= eid) {
+                None => route.push((eid, subject)),
+                Some(_) => match route.binary_search_by_key(&eid, |(eid, _)| *eid) {
+                    Err(at) => route.insert(at, (eid, subject)),
+                    Ok(at) if self.rng.chance(500) => route[at].1 = subject,
+                    Ok(_) => {}
+                },
             }
         }
-        (self.members_of(node, &route), route)
-    }
-
-    /// The live ones of the route, and the dead of whom something was heard, in the order of EIDs.
-    fn members_of(&mut self, node: HostId, route: &[(Eid, HostId)]) -> Vec<Member> {
-        let me = self.hosts[node].eid;
-        let mut known: Vec<(Eid, HostId, bool)> = route.iter().map(|(eid, subject)| (*eid, *subject, true)).collect();
-        for (subject, host) in self.hosts.iter().enumerate() {
-            let live = host.eid == me || self.views.belief(node, subject).says_live();
-            if !live && route.binary_search_by_key(&host.eid, |(eid, _)| *eid).is_err() {
-                known.push((host.eid, subject, false));
-            }
-        }
+        known.retain(|(eid, ..)| route.binary_search_by_key(eid, |(eid, _)| *eid).is_err());
+        known.extend(route.iter().map(|(eid, subject)| (*eid, *subject, true)));
         known.sort_unstable();
         known.dedup_by_key(|(eid, ..)| *eid);
+        self.members_of(node, &known, route)
+    }
+
+    /// Those that are known, in the order of EIDs. Most are as they were when the last plan was made.
+    fn members_of(&mut self, node: HostId, known: &[(Eid, HostId, bool)], route: Vec<(Eid, HostId)>) -> Seen {
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
-        // Most are as they were when the last plan was made.
-        let mut before = std::mem::take(&mut process.members).into_iter().peekable();
-        let member = |(eid, subject, live): (Eid, HostId, bool)| {
-            let heard = self.views.heard(node, subject)?;
-            let connected = live && self.net.believed(node, subject) != 0;
-            while before.next_if(|member| member.eid < eid).is_some() {}
-            let site = &self.sites[self.hosts[subject].spec.site];
-            let same = |member: &Member| {
-                member.eid == eid
-                    && member.run == heard.run
-                    && member.site == *site
-                    && member.families == *heard.families
-                    && member.unreached == *heard.unreached
-            };
-            if let Some(member) = before.next_if(same) {
-                return Some(Member { live, connected, ..member });
+        let mut members = std::mem::take(&mut process.members);
+        let mut heard = std::mem::take(&mut process.members_heard);
+        let same = known.len() == members.len() && known.iter().zip(&members).all(|((eid, ..), of)| *eid == of.eid);
+        if !same {
+            (members, heard) = (Vec::with_capacity(known.len()), Vec::with_capacity(known.len()));
+        }
+        let mut modes_may_differ = !same;
+        for (place, (eid, subject, live)) in known.iter().enumerate() {
+            let version = self.views.belief(node, *subject).version;
+            let connected = *live && self.net.believed(node, *subject) != 0;
+            if same && heard[place] == (*subject, version) {
+                let member = &mut members[place];
+                modes_may_differ |= member.live != *live;
+                (member.live, member.connected) = (*live, connected);
+                continue;
             }
-            Some(Member {
-                eid,
-                run: heard.run,
-                site: site.clone(),
+            let told = self.views.heard(node, *subject).expect("only those are known of whom something was heard");
+            let member = Member {
+                eid: *eid,
+                run: told.run,
+                site: self.sites[self.hosts[*subject].spec.site].clone(),
                 address: String::new(),
                 protocol_version: 1,
                 version: String::new(),
-                families: (*heard.families).clone(),
+                families: (*told.families).clone(),
                 roots: Default::default(),
                 head: 0,
-                unreached: (*heard.unreached).clone(),
-                live,
+                unreached: (*told.unreached).clone(),
+                settled: told.settled,
+                live: *live,
                 connected,
-            })
-        };
-        known.into_iter().filter_map(member).collect()
+            };
+            modes_may_differ = true;
+            if same {
+                (members[place], heard[place]) = (member, (*subject, version));
+            } else {
+                members.push(member);
+                heard.push((*subject, version));
+            }
+        }
+        self.hosts[node].process.as_mut().expect("checked by the caller").members_heard = heard;
+        Seen { members, route, modes_may_differ }
     }
 
     /// Which needed connections are waited for in vain by now.
@@ -308,25 +341,29 @@ impl World {
         process.patience.losses(members, self.now / MS)
     }
 
-    /// What the plan needs: connections, a look when patience ends, and a word about who is out of reach.
-    pub fn need(&mut self, node: HostId, members: &[Member], plan: &Plan, losses: &Losses) {
-        let now = self.now;
+    /// What the plan needs: connections, a look when patience or probation ends, and a word about who is out of reach and
+    /// whether this node has settled.
+    pub fn need(&mut self, node: HostId, members: &[Member], settled: bool, plan: &Plan, losses: &Losses) {
+        let collectors = &self.hosts[node].process.as_ref().expect("checked by the caller").verifying.collectors;
+        let needed = plan.dial.union(collectors).copied().collect();
+        let (now, dial) = (self.now, self.dials(node, &needed));
         let host = &mut self.hosts[node];
         let incarnation = host.incarnation;
         let process = host.process.as_mut().expect("checked by the caller");
         process.patience.need(&plan.dial, members, now / MS);
-        let ends = process.patience.next_change_ms(now / MS).map(|at| at * MS);
+        let ends = [process.patience.next_change_ms(now / MS), process.probation.next_change_ms(now / MS)];
+        let ends = ends.into_iter().flatten().min().map(|at| at * MS);
         let due = ends.filter(|at| process.patience_ends <= now || *at < process.patience_ends);
         if let Some(at) = due {
             process.patience_ends = at;
         }
         let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
         let unreached: BTreeSet<Eid> = missed.map(|(eid, _)| *eid).collect();
-        let told_anew = *process.unreached != unreached;
-        if told_anew {
+        let told_anew = *process.unreached != unreached || process.settled != settled;
+        process.settled = settled;
+        if *process.unreached != unreached {
             process.unreached = unreached.into();
         }
-        let dial: BTreeSet<Eid> = plan.dial.union(&process.verifying.collectors).copied().collect();
         let fresh: Vec<Eid> = dial.difference(&process.dial).copied().collect();
         process.dial = dial;
         if let Some(at) = due {
@@ -335,7 +372,7 @@ impl World {
         if told_anew {
             self.tell(node);
         }
-        if self.history.checking.dial_needed && !fresh.is_empty() {
+        if (self.history.checking.dial_needed || self.gossips_by_site()) && !fresh.is_empty() {
             let named = |host: &HostId| fresh.contains(&self.hosts[*host].eid);
             for peer in (0..self.hosts.len()).filter(named).collect::<Vec<_>>() {
                 self.consider_connecting(node.min(peer), node.max(peer));

@@ -19,6 +19,7 @@ pub struct Told {
     pub run: Run,
     pub families: Arc<BTreeMap<Family, Mode>>,
     pub unreached: Arc<BTreeSet<Eid>>,
+    pub settled: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,9 +4,10 @@
 use kinfolk::core::codec;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::message::{Entries, FollowReply, Heard, Missing};
-use kinfolk::core::nearby::{Due, nearest};
+use kinfolk::core::nearby::{self, Due, nearest};
 use kinfolk::core::record::{Classes, Record};
 use kinfolk::core::replica::{Apply, Input};
+use kinfolk::core::session::Next;
 use kinfolk::core::storage::Cursor;
 
 use crate::check::Checked;
@@ -32,6 +33,7 @@ pub enum Nearby {
 pub struct Brought {
     pub from: u64,
     pub cursor: Cursor,
+    pub news: bool,
     pub records: Vec<Record>,
 }
 
@@ -52,12 +54,31 @@ impl World {
         asked == Classes::OF_SITE && !self.near(node, peer)
     }
 
+    /// What a frame brings is told when it is durable. One without records needs no commit.
+    pub fn note_brought(&mut self, node: HostId, peer: HostId, family: FamilyIx, before: (u64, bool), next: &Next) {
+        let (from, news) = before;
+        let process = self.hosts[node].process.as_mut().expect("it is up");
+        let Some(follow) = process.follows.get_mut(family, peer) else { return };
+        let follower = follow.follower.as_ref().expect("a stream has a follower");
+        match next {
+            Next::Apply(Apply { records, cursor: Some((_, cursor)), .. }) => {
+                let brought = Brought { from, cursor: *cursor, news, records: records.clone() };
+                follow.brought = Some(Box::new(brought));
+            }
+            Next::Read if let Some(cursor) = follower.cursor() => {
+                self.tell_nearby(node, peer, family, Brought { from, cursor, news, records: Vec::new() });
+            }
+            _ => {}
+        }
+    }
+
     /// A frame from another site is durable.
     pub fn tell_nearby(&mut self, node: HostId, peer: HostId, family: FamilyIx, brought: Brought) {
-        let Brought { from, cursor, records } = brought;
+        let Brought { from, cursor, news, records } = brought;
+        let brought = nearby::Brought { from, cursor, news, records: &records };
         let (name, source) = (self.families[family].0.clone(), self.hosts[peer].eid);
         let Some(process) = &mut self.hosts[node].process else { return };
-        let Some(heard) = process.nearby.came(&name, source, from, cursor, &records) else { return };
+        let Some(heard) = process.nearby.came(&name, source, brought) else { return };
         let process = self.hosts[node].process.as_ref().expect("it was up a line ago");
         let mut others = Vec::new();
         for (other, follow) in process.follows.of_family(family) {
@@ -133,7 +154,6 @@ impl World {
         }
     }
 
-    /// Applied like a frame of the source, but for the cursor: a late frame finds everything as it brings it.
     fn nearby_fetched(&mut self, from: HostId, node: HostId, heard: &Heard, records: Vec<Record>) {
         let source = self.hosts[from].eid;
         let Some(process) = &mut self.hosts[node].process else { return };
@@ -143,17 +163,7 @@ impl World {
         }
         process.nearby.fetched(heard);
         self.stats.fetched_nearby += records.len() as u64;
-        let apply = Apply {
-            source,
-            crossing: true,
-            family: heard.family.clone(),
-            mode,
-            since: None,
-            floor: None,
-            records,
-            cursor: None,
-            drop_cursor: None,
-        };
+        let apply = nearby::Nearby::apply(heard, source, mode, records);
         self.submit(node, Input::Apply(apply), Waiting::Nobody);
     }
 

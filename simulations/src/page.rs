@@ -209,6 +209,7 @@ fn whom(subject: &Subject, world: &World, kind: &FaultKind) -> String {
         | FaultKind::CommitFails { node: host, .. }
         | FaultKind::DiskFull { node: host }
         | FaultKind::Starve { node: host }
+        | FaultKind::Upgrade { node: host }
         | FaultKind::NextVersion { node: host } => node(*host),
     }
 }

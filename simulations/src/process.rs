@@ -13,7 +13,7 @@ use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, Store, StoreError};
-use kinfolk::core::topology::Patience;
+use kinfolk::core::topology::{Patience, Probation};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
@@ -23,6 +23,7 @@ use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
 use crate::membership::Told;
 use crate::model::{Aside, Held};
+use crate::rings::Voice;
 use crate::rng::mix;
 use crate::sources::Sources;
 use crate::spread;
@@ -52,6 +53,10 @@ impl World {
             settings.policy = Policy { retention_ms: floors.retention_ms, interval_ms: floors.interval_ms };
         }
         settings.limits = Limits { value_max_bytes: host.spec.value_max_bytes, ..Limits::default() };
+        if self.history.checking.each_commit && mix(self.history.seed ^ node as u64).is_multiple_of(2) {
+            // Small families are summed as large ones are.
+            settings.cells_from = 0;
+        }
         let replica = Replica::open(std::mem::take(&mut host.disk), settings, run, wall).expect("memory opens");
         host.process = Some(Process {
             replica,
@@ -61,14 +66,19 @@ impl World {
             follows: Table::default(),
             sources: Sources::default(),
             elsewhere_told: BTreeMap::new(),
+            elsewhere_forgotten: true,
             elsewhere_judged: BTreeMap::new(),
             wall_max: wall,
             members: Vec::new(),
+            members_heard: Vec::new(),
             patience: Patience::new(timing.late_us / MS, timing.patience_us / MS),
+            probation: Probation::new(now / MS, timing.relay_after_us / MS),
+            settled: false,
             dial: BTreeSet::new(),
             unreached: Arc::default(),
             patience_ends: 0,
             head_at_idle: 0,
+            voice: Voice::default(),
             nearby: Nearby::default(),
             verifying: Verifying::new(self.history.verify.times),
         });
@@ -124,6 +134,10 @@ impl World {
             if last {
                 break;
             }
+        }
+        if process.inbox.is_empty() {
+            // What comes next is put at the beginning again, not all around.
+            process.inbox.clear();
         }
         let fate = host
             .next_commit
@@ -278,7 +292,8 @@ impl World {
     pub fn tell(&mut self, node: HostId) {
         let process = self.hosts[node].process.as_ref().expect("it is up");
         let families = Arc::new(process.replica.ledger().families.shared());
-        self.views.tell(node, Told { run: process.replica.run(), families, unreached: process.unreached.clone() });
+        let (unreached, settled) = (process.unreached.clone(), process.settled);
+        self.views.tell(node, Told { run: process.replica.run(), families, unreached, settled });
         self.spread_news(node);
     }
 
@@ -317,6 +332,7 @@ impl World {
         self.tell(node);
         let process = self.hosts[node].process.as_mut().expect("it is up");
         process.elsewhere_told.clear();
+        process.elsewhere_forgotten = true;
         self.plan_soon(node);
         self.roots_changed(node);
         // And so may records: nobody was told to wake the followers.

@@ -74,6 +74,11 @@ impl<E> Queue<E> {
         }
     }
 
+    /// Some of the events that come next, all of the present instant: not always all of these.
+    pub fn upcoming(&self, most: usize) -> impl Iterator<Item = &E> {
+        self.present.first.iter().take(most)
+    }
+
     /// The next event and its moment.
     pub fn take(&mut self) -> Option<(Us, E)> {
         loop {

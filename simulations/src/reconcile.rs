@@ -367,6 +367,12 @@ impl World {
         let comparing = process.follows.by_host().find(|(_, follow)| follow.stream == stream);
         let Some(((peer, family), _)) = comparing else { return Ok(()) };
         let follow = process.follows.get_mut(family, peer).expect("it has just been found");
+        follow.taking_up &= !(ended.is_verified() || matches!(ended, Ended::Everything | Ended::LeftToPeer));
+        if !matches!(ended, Ended::Everything) {
+            self.compare_the_others(node, family);
+        }
+        let process = self.hosts[node].process.as_mut().expect("it is up");
+        let follow = process.follows.get_mut(family, peer).expect("it has just been found");
         match follow.follower.as_mut().expect("it compares").on_compared(&ended) {
             Some(next) => self.act(node, peer, family, next),
             None => {

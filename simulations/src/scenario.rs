@@ -10,7 +10,7 @@ use kinfolk::core::path::Family;
 use kinfolk::core::verify::VerifyConfig;
 use serde::Deserialize;
 
-use crate::clock::{MS, SECOND, Us};
+use crate::clock::{HOUR, MS, SECOND, Us};
 use crate::draw;
 use crate::history::*;
 use crate::rng::Rng;
@@ -36,6 +36,8 @@ pub const INCLUDED: &[(&str, &str)] = &[
     ("ten-sites-calm", include_str!("../scenarios/ten-sites-calm.toml")),
     ("site-cut-off", include_str!("../scenarios/site-cut-off.toml")),
     ("flapping-relay", include_str!("../scenarios/flapping-relay.toml")),
+    ("rolling-upgrade", include_str!("../scenarios/rolling-upgrade.toml")),
+    ("two-rings", include_str!("../scenarios/two-rings.toml")),
     ("five-nodes-three-sites", include_str!("../scenarios/five-nodes-three-sites.toml")),
 ];
 
@@ -48,6 +50,8 @@ struct File {
     /// `on`, `off` or `only`.
     #[serde(default = "verify_on")]
     verify: VerifyMode,
+    #[serde(default)]
+    rings: RingsFile,
     duration_s: u64,
     #[serde(default = "three_minutes")]
     converge_within_s: u64,
@@ -65,6 +69,20 @@ struct File {
     #[serde(default)]
     checks: ChecksFile,
 }
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RingsFile {
+    #[default]
+    One,
+    BySite,
+}
+
+/// An upgrade that is not rolled back.
+const FOR_GOOD_US: Us = 365 * 24 * HOUR;
+
+/// The daemon's own times.
+const BY_SITE: Rings = Rings::BySite { speak_after_us: 2 * SECOND, hold_us: 20 * SECOND, wide_us: 3 * SECOND };
 
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -249,6 +267,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
         seed,
         links: links(&file.links, &mut root.fork(1)),
         timing: timing(),
+        rings: if file.rings == RingsFile::BySite { BY_SITE } else { Rings::One },
         checking: Checking {
             cursor_one_in: if file.checks.each_commit { 16 } else { u64::MAX },
             sweep_every_us: (duration_us / 120).max(SECOND),
@@ -325,6 +344,7 @@ fn timing() -> Timing {
         plan_delay_us: 200 * MS,
         late_us: SECOND,
         patience_us: 20 * SECOND,
+        relay_after_us: 60 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),
         idle_say_us: 10 * SECOND,
         idle_say_entries: 10_000,
@@ -428,7 +448,10 @@ fn fault_of(file: &File, count: usize, at: usize, fault: &FaultFile) -> Result<V
         "garbage" => Some(FaultKind::Garbage { from: nodes[0], to: second()?, kind: 4 }),
         _ => None,
     };
-    let (at_us, for_us) = (fault.at_s * SECOND, fault.for_s * SECOND);
+    let (at_us, for_us) = match (fault.kind.as_str(), fault.for_s) {
+        ("upgrade", 0) => (fault.at_s * SECOND, FOR_GOOD_US),
+        (_, for_s) => (fault.at_s * SECOND, for_s * SECOND),
+    };
     if let (Some(FaultKind::Suspect { subject, .. }), false) = (&whole, fault.relays.is_empty()) {
         return Ok(half_suspect(file, *subject, at_us, for_us));
     }
@@ -471,6 +494,7 @@ fn of_one(kind: &str, node: HostId, by_ms: i64) -> Option<FaultKind> {
         "disk-full" => FaultKind::DiskFull { node },
         "starve" => FaultKind::Starve { node },
         "next-version" => FaultKind::NextVersion { node },
+        "upgrade" => FaultKind::Upgrade { node },
         _ => return None,
     })
 }

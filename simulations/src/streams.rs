@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kinfolk::core::codec::{self, CodecError, FRAME_MAX_BYTES, HEADER_BYTES};
 use kinfolk::core::message::{Entries, Follow as FollowRequest, FollowReply};
 use kinfolk::core::record::{Class, Classes};
-use kinfolk::core::replica::{Apply, Input};
+use kinfolk::core::replica::Input;
 use kinfolk::core::session::{Follower, Next, Source};
 use kinfolk::core::storage::{Cursor, Read};
 use kinfolk::core::topology::{self, Me};
@@ -17,9 +17,10 @@ use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
 use crate::history::{BOOKS, FamilyIx, HostId, VerifyMode};
 use crate::host::{Follow, Serving, Waiting};
+use crate::links::Seen;
 use crate::model::exchanged;
-use crate::nearby::Brought;
 use crate::network::Frame;
+use crate::upgrade;
 use crate::world::{Event, World, eid_of};
 
 impl World {
@@ -37,26 +38,31 @@ impl World {
 
     pub fn plan(&mut self, node: HostId) -> Checked {
         let me = self.hosts[node].eid;
-        let (members, route) = self.members_seen_by(node);
+        let Seen { members, route, modes_may_differ } = self.members_seen_by(node);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         process.plan_due = false;
         let mut shared = process.replica.ledger().families.shared();
         if !self.history.checking.books {
             shared.remove(&self.families[BOOKS].0);
         }
-        let modes = topology::modes_elsewhere(&members);
-        if process.elsewhere_told != modes {
-            process.elsewhere_told = modes.clone();
-            self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
+        if modes_may_differ || process.elsewhere_forgotten {
+            process.elsewhere_forgotten = false;
+            let modes = topology::modes_elsewhere(&members);
+            if process.elsewhere_told != modes {
+                process.elsewhere_told = modes.clone();
+                self.submit(node, Input::Elsewhere { modes }, Waiting::Nobody);
+            }
         }
         let site = self.sites[self.hosts[node].spec.site].clone();
         let losses = self.losses(node, &members);
-        let books = &self.hosts[node].process.as_ref().expect("checked by the caller").replica.ledger().books;
-        let decommissioned = books.decommissioned();
-        let who = Me { eid: me, site: &site, decommissioned: &decommissioned };
+        let process = self.hosts[node].process.as_mut().expect("checked by the caller");
+        let settled = process.probation.look(&site, &members, self.now / MS);
+        let decommissioned = process.replica.ledger().books.decommissioned();
+        let who = Me { eid: me, site: &site, settled, decommissioned: &decommissioned };
         let plan = topology::plan(who, &shared, &members, &losses);
-        self.need(node, &members, &plan, &losses);
+        self.need(node, &members, settled, &plan, &losses);
         self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
+        self.look_at_voice(node);
         self.stats.mode_conflicts += plan.conflicts.len() as u64;
         let mut wanted = BTreeMap::new();
         for ((eid, family), classes) in plan.follow {
@@ -90,7 +96,7 @@ impl World {
                 }
                 Some(_) => {}
                 None => {
-                    process.follows.insert(*family, *peer, Follow::new(*classes));
+                    process.follows.insert(*family, *peer, Follow { taking_up: true, ..Follow::new(*classes) });
                     fresh.push(*at);
                 }
             }
@@ -115,7 +121,10 @@ impl World {
         let Some(mode) = process.replica.ledger().families.mode_of(&name) else { return Ok(()) };
         let Some(follow) = process.follows.get_mut(family, peer) else { return Ok(()) };
         let read = process.replica.read().expect("memory reads");
-        let follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
+        let mut follower = Follower::new(&read, source, crossing, name, mode, follow.wanted).expect("memory reads");
+        if follow.taking_up {
+            follower.take_up();
+        }
         follow.follower = Some(follower);
         self.ask(node, peer, family)
     }
@@ -131,7 +140,7 @@ impl World {
         // Where everything is wanted, the first copy has no end to be seen: that stream stays.
         let begun = follow.follower.as_ref().is_some_and(|follower| follower.cursor_seq() > 0);
         if only_verified && begun && !follow.is_fetching() {
-            *follow = Follow { retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+            *follow = follow.broken_off();
         } else {
             self.request(node, peer, family);
         }
@@ -176,7 +185,7 @@ impl World {
         let process = host.process.as_mut().expect("it is up");
         let Some(follow) = process.follows.get_mut(family, peer) else { return };
         let due = follow.retry_due;
-        *follow = Follow { retry_due: true, ..Follow::new(follow.wanted) };
+        *follow = Follow { retry_due: true, ..follow.broken_off() };
         if !due {
             self.schedule(pause, Event::Retry { node, incarnation, peer, family });
         }
@@ -243,7 +252,7 @@ impl World {
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let follow = process.follows.get_mut(family, peer).expect("checked by the caller");
         let follower = follow.follower.as_mut().expect("a stream has a follower");
-        let (from, asked) = (follower.cursor_seq(), follower.asked());
+        let (from, news, asked) = (follower.cursor_seq(), follower.caught_up(), follower.asked());
         let mut replied = None;
         let next = if follow.replied {
             self.decoder.entries(bytes, once).map(|entries| follower.on_entries(entries))
@@ -267,12 +276,8 @@ impl World {
             }
             Err(error) => return self.refused_frame(node, peer, family, &error, damaged),
         };
-        if let Next::Apply(Apply { records, cursor: Some((_, cursor)), .. }) = &next
-            && self.is_told_nearby(node, peer, asked)
-        {
-            let brought = Brought { from, cursor: *cursor, records: records.clone() };
-            let process = self.hosts[node].process.as_mut().expect("it is up");
-            process.follows.get_mut(family, peer).expect("it was there above").brought = Some(brought);
+        if self.is_told_nearby(node, peer, asked) {
+            self.note_brought(node, peer, family, (from, news), &next);
         }
         self.act(node, peer, family, next)
     }
@@ -311,7 +316,7 @@ impl World {
             }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
-                *follow = Follow { gave_up: true, retry_due: follow.retry_due, ..Follow::new(follow.wanted) };
+                *follow = Follow { gave_up: true, ..follow.broken_off() };
                 return Ok(());
             }
         };
@@ -350,7 +355,7 @@ impl World {
             return Ok(());
         }
         if let Some(brought) = follow.brought.take() {
-            self.tell_nearby(node, peer, family, brought);
+            self.tell_nearby(node, peer, family, *brought);
         }
         if reopen {
             return self.ask(node, peer, family);
@@ -365,7 +370,10 @@ impl World {
         let request = match codec::decode_frame::<FollowRequest>(&frame.bytes) {
             Ok(request) => {
                 ensure(!frame.damaged, Check::Wire, || format!("node {node} took a request that was damaged"))?;
-                request
+                // The same text, held in common by the streams of a thousand nodes.
+                let name = &self.families[family].0;
+                let family = if request.family == *name { name.clone() } else { request.family };
+                FollowRequest { family, ..request }
             }
             Err(error) => {
                 self.stats.frames_refused += 1;
@@ -526,7 +534,7 @@ impl World {
 
     // ---- frames ---------------------------------------------------------------------------------
 
-    pub fn on_frame(&mut self, frame: Frame) -> Checked {
+    pub fn on_frame(&mut self, mut frame: Frame) -> Checked {
         let stands = self.net.pair(frame.from(), frame.to()).epoch == frame.epoch && self.hosts[frame.to()].up();
         if !stands {
             return Ok(());
@@ -536,6 +544,9 @@ impl World {
             return Ok(());
         }
         self.traced(frame.stream ^ (frame.bytes.len() as u64) << 32 ^ xxhash_rust::xxh3::xxh3_64(&frame.bytes));
+        if !frame.damaged && self.speaks_with(frame.to(), frame.from()) == Some(upgrade::NEXT) {
+            frame.bytes = upgrade::decoded(&frame.bytes).ok_or_else(|| self.wrong_version(&frame))?;
+        }
         ensure(frame.bytes.len() <= HEADER_BYTES + FRAME_MAX_BYTES, Check::Bounded, || "a frame is too long".into())?;
         if frame.reconcile {
             return self.on_reconcile_frame(frame);
@@ -638,6 +649,8 @@ impl Follow {
     pub fn new(wanted: Classes) -> Self {
         Self {
             wanted,
+            taking_up: false,
+            waits_to_compare: false,
             follower: None,
             stream: 0,
             replied: false,
@@ -648,5 +661,11 @@ impl Follow {
             retry_due: false,
             brought: None,
         }
+    }
+
+    /// What is left of it when its stream has ended.
+    pub fn broken_off(&self) -> Self {
+        let Self { wanted, retry_due, taking_up, waits_to_compare, .. } = *self;
+        Self { retry_due, taking_up, waits_to_compare, ..Self::new(wanted) }
     }
 }

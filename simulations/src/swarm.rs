@@ -79,7 +79,7 @@ pub mod mutants {
     use crate::history::VerifyMode;
 
     /// What these lose, a verify repairs before it is seen: they are hunted without.
-    const REPAIRED: [Mutant; 1] = [Mutant::SinceIgnored];
+    const REPAIRED: [Mutant; 2] = [Mutant::FetchedNotFar, Mutant::SinceIgnored];
 
     /// What belongs to purge floors is hunted where these rise in every run.
     const OF_FLOORS: [Mutant; 5] = [
@@ -127,7 +127,7 @@ pub mod mutants {
         let mut text = String::from(
             "# Planted faults and what finds them\n\n\
              Made by `cargo run --release -p simulations --features mutants -- --mutants`: one build, each fault switched on \
-             at run time\nand hunted with the mixed swarm, with `--purging` if it is one of the purge floors', or with the edge world if it is the adapter's, from seed 1 on one core,\nfor at most 60 s. `SinceIgnored`, which a verify repairs too soon to be seen, is hunted with `--verify off`. A fault that lives is a \
+             at run time\nand hunted with the mixed swarm, with `--purging` if it is one of the purge floors', or with the edge world if it is the adapter's, from seed 1 on one core,\nfor at most 60 s. `FetchedNotFar` and `SinceIgnored`, which a verify repairs too soon to be seen, are hunted with `--verify off`. A fault that lives is a \
              missing check, and the command fails.\n\n\
              | fault | what it does | found by the check | at seed |\n| --- | --- | --- | --- |\n",
         );

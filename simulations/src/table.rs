@@ -44,6 +44,11 @@ impl<T> Table<T> {
         self.rows.get(family).map_or(0, Vec::len)
     }
 
+    /// The number of families up to the last one that ever had an entry.
+    pub fn families(&self) -> usize {
+        self.rows.len()
+    }
+
     fn hosts(&self) -> usize {
         self.rows.iter().map(Vec::len).max().unwrap_or(0)
     }

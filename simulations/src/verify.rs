@@ -223,21 +223,43 @@ impl World {
             follower.on_compared(&Ended::Everything);
             return Ok(false);
         }
+        let has_waited = std::mem::take(&mut follow.waits_to_compare);
         let holder = process.verifying.fetching.get(&family).copied();
         if let Some((holder, since)) = holder.filter(|(holder, _)| *holder != peer) {
             let busy =
                 process.follows.get(family, holder).is_some_and(|follow| follow.stream != 0 && follow.is_fetching());
             if busy && self.now < since + FETCH_PATIENCE_US {
+                process.follows.get_mut(family, peer).expect("seen above").waits_to_compare = true;
                 self.retry_later(node, peer, family);
                 return Ok(true);
             }
         }
-        process.verifying.fetching.insert(family, (peer, self.now));
+        // The first that compares brings what all have; then the others may compare at once.
+        if !has_waited {
+            process.verifying.fetching.insert(family, (peer, self.now));
+        }
         self.stats.verify.bootstraps += 1;
         if self.open_reconcile(node, peer, family, true)?.is_none() {
             self.retry_later(node, peer, family);
         }
         Ok(true)
+    }
+}
+
+impl World {
+    /// A family has been compared with one source: whoever waited for that compares now.
+    pub fn compare_the_others(&mut self, node: HostId, family: FamilyIx) {
+        let incarnation = self.hosts[node].incarnation;
+        let Some(process) = &self.hosts[node].process else { return };
+        let waiting: Vec<HostId> = process
+            .follows
+            .of_family(family)
+            .filter(|(_, follow)| follow.waits_to_compare)
+            .map(|(peer, _)| peer)
+            .collect();
+        for peer in waiting {
+            self.schedule(MS, Event::Retry { node, incarnation, peer, family });
+        }
     }
 }
 

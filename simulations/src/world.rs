@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kinfolk::core::codec::PROTOCOL_VERSION;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::Entries;
 use kinfolk::core::path::Family;
-use kinfolk::store::memory::MemoryStore;
+use kinfolk::core::protocol::{PROTOCOL_VERSION_MIN, Versions};
+use kinfolk::store::memory::{Common, MemoryStore};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::check::Checked;
@@ -112,6 +114,11 @@ pub enum Event {
         node: HostId,
         incarnation: u32,
     },
+    /// A node may begin or cease to speak for its site.
+    Voice {
+        node: HostId,
+        incarnation: u32,
+    },
     Topology,
     Sweep,
     /// A look at the purge floors.
@@ -150,6 +157,12 @@ pub struct Stats {
     pub give_ups: u64,
     pub mode_conflicts: u64,
     pub detours: u64,
+    /// Two rings of gossip: a node began or ceased to speak for its site; one lost hearing of a node of another site.
+    pub speakers_turned: u64,
+    pub sites_unheard: u64,
+    /// Connections that were made between two programs of which one is newer, and between two newer ones.
+    pub connected_mixed: u64,
+    pub connected_next: u64,
     /// Records that were lost between sites and fetched nearby.
     pub fetched_nearby: u64,
     pub faults: BTreeMap<&'static str, u64>,
@@ -178,13 +191,19 @@ pub enum Phase {
 
 pub struct World {
     pub now: Us,
-    queue: Queue<Event>,
+    pub(crate) queue: Queue<Event>,
+    /// Of how many of the next events it has been looked at what they need.
+    pub(crate) looked_ahead: usize,
     trace: u64,
     pub history: History,
     pub rng: Rng,
     pub hosts: Vec<Host>,
+    /// Of all hosts, side by side.
+    pub eids: Vec<Eid>,
     /// Host slots in use; the rest waits for clones.
     pub net: Network,
+    /// What the disks hold alike.
+    pub common: Common,
     pub views: Membership,
     /// The names of the sites, as they are gossiped.
     pub sites: Vec<String>,
@@ -231,12 +250,16 @@ impl World {
             .map(|spec| (Family::new(&spec.name).expect("histories name good families"), spec.mode))
             .collect();
         let sites = history.nodes.iter().map(|spec| spec.site).collect();
+        let common = Common::default();
         let mut world = Self {
             now: 0,
             queue: Queue::new(),
+            looked_ahead: 0,
             trace: mix(history.seed),
             rng: root.fork(10),
-            hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec)).collect(),
+            hosts: history.nodes.iter().enumerate().map(|(id, spec)| host(eid_of(id), spec, &common)).collect(),
+            eids: (0..history.nodes.len()).map(eid_of).collect(),
+            common,
             net: Network::new(slots, sites, history.links.clone(), root.fork(11)),
             views: Membership::new(slots),
             family_ix: families.iter().enumerate().map(|(ix, (family, _))| (family.clone(), ix)).collect(),
@@ -309,6 +332,7 @@ impl World {
         while self.phase != Phase::Done {
             let Some((at, event)) = self.queue.take() else { break };
             self.now = at;
+            self.look_ahead();
             self.stats.events += 1;
             self.handle(event)?;
             if let Some(violation) = self.broken.take() {
@@ -350,6 +374,7 @@ impl World {
             Event::FaultEnds { index } => self.on_fault_ends(index),
             Event::Flap { index } => self.on_flap(index),
             Event::Start { node, incarnation } => self.on_start(node, incarnation),
+            Event::Voice { node, incarnation } => self.if_current(node, incarnation, Self::on_voice),
             Event::Topology => self.on_topology(),
             Event::Sweep => self.on_sweep(),
             Event::Floors { node, incarnation } => self.if_current(node, incarnation, Self::on_floors),
@@ -403,13 +428,14 @@ impl World {
     }
 }
 
-pub fn host(eid: Eid, spec: &NodeSpec) -> Host {
+pub fn host(eid: Eid, spec: &NodeSpec, common: &Common) -> Host {
     Host {
         eid,
         clock: WallClock::new(spec.clock_offset_ms, spec.clock_drift_ppm),
-        version: spec.protocol_version,
+        version: PROTOCOL_VERSION,
+        spoken: Versions { min: PROTOCOL_VERSION_MIN, max: spec.protocol_version },
         spec: spec.clone(),
-        disk: MemoryStore::new(),
+        disk: MemoryStore::in_common(common),
         model: DiskModel::default(),
         snapshots: Vec::new(),
         process: None,

@@ -3,7 +3,7 @@
 //!
 //! A table of it, with larger rings, by hand:
 //!
-//!     cargo test --release -p simulations --test idle -- --ignored --nocapture
+//!     cargo test --release -p simulations --test idle -- --include-ignored --nocapture
 
 use std::net::SocketAddr;
 use std::time::Duration;

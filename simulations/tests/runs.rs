@@ -5,6 +5,7 @@ use simulations::draw;
 use simulations::history::History;
 use simulations::run::{Outcome, run};
 use simulations::scenario;
+use simulations::spread::Told;
 
 fn outcome(history: History) -> Outcome {
     run(history, false, &mut |_| {})
@@ -50,6 +51,19 @@ fn every_included_scenario_holds_every_check() {
     for (name, text) in scenario::INCLUDED {
         assert!(scenario::read(text, Some(7)).is_ok_and(|history| history.seed == 7), "{name}");
     }
+}
+
+#[test]
+fn a_relay_that_comes_and_goes_costs_hardly_a_copy_more() {
+    let (_, text) = scenario::INCLUDED.iter().find(|(name, _)| *name == "flapping-relay").expect("it is included");
+    let outcome = outcome(scenario::read(text, None).expect("a scenario"));
+    holds("flapping-relay", &outcome);
+    let told = outcome.world.expect("it ran to its end").spread_told();
+    let writes: u64 = told.iter().map(|(_, told)| told.writes as u64).sum();
+    let mean = |of: fn(&Told) -> u64| told.iter().map(|(_, told)| of(told) * told.writes as u64).sum::<u64>() / writes;
+    let (crossings, redundant) = (mean(|told| told.crossings_per_mille), mean(|told| told.redundant_per_mille));
+    assert!(crossings <= 1_050, "{crossings} thousandths of a copy for each other site");
+    assert!(redundant <= 20, "{redundant} thousandths of a copy in vain for each node");
 }
 
 #[test]

@@ -207,6 +207,23 @@ impl Rig {
         accepted
     }
 
+    /// What was sent last is not answered and given up; then the Asterisk is asked, and accepts that.
+    fn gives_up_and_asks(&mut self) {
+        let failed = self.status().counts.failed;
+        for _ in 0..20 {
+            if self.status().counts.failed > failed {
+                break;
+            }
+            self.now = self.adapter.next_timer().expect("a timer");
+            self.event(Event::Timer);
+        }
+        self.out.clear();
+        self.now += 1_000;
+        self.event(Event::Timer);
+        assert_eq!(Body::parse(&self.out[0].body).expect("a body").content, Content::Refresh);
+        self.accept_all();
+    }
+
     fn answer(&mut self, request: &Request, status: u16, extra: &[(&str, &str)]) {
         let mut response = Response::new(status);
         for name in ["Via", "Call-ID", "From", "To", "CSeq"] {

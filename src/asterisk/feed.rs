@@ -150,8 +150,10 @@ impl<R: Read> Teller<'_, R> {
         let value = stored.as_ref().and_then(|stored| stored.register.value());
         let agreed = Agreed::on(value);
         let shadow = self.shadow(record)?;
-        let needed =
-            shadow.is_none_or(|shadow| shadow.owed || shadow.epoch != self.link.epoch || shadow.agreed != agreed);
+        // What was sent and not accepted it may have taken all the same: then what was agreed before holds no more.
+        let needed = shadow.is_none_or(|shadow| {
+            shadow.owed || shadow.unsure || shadow.epoch != self.link.epoch || shadow.agreed != agreed
+        });
         if !needed {
             return Ok(Err(Untold::NotNeeded));
         }

@@ -70,39 +70,43 @@ pub struct Shadow {
     pub epoch: u32,
     pub lineage: u32,
     pub asks: u32,
-    /// What it held before, the latest last: a late answer may still tell of it. While the winner is owed, the
-    /// first is what was sent last.
+    /// What it held before, the latest last: a late answer may still tell of it.
     pub past: Vec<Agreed>,
+    /// What it accepted last of what was sent, and all that was sent since. It may have made its updates before it
+    /// took one of these, and then holds that, however many updates come in after it.
+    pub pushed: Vec<Agreed>,
 }
 
 /// How many former values of a key are known.
 const PAST_MAX: usize = 4;
+/// How many values that were sent are known.
+const PUSHED_MAX: usize = 4;
 
 impl Shadow {
     /// The Asterisk holds this, or may.
     pub fn held(&mut self, agreed: Agreed) {
-        let pinned = usize::from(self.owed);
-        let at = self.past.iter().position(|one| *one == agreed);
-        if at.is_some_and(|at| at < pinned) {
-            return;
-        }
         self.past.retain(|one| *one != agreed);
         self.past.push(agreed);
         if self.past.len() > PAST_MAX {
-            self.past.remove(pinned);
+            self.past.remove(0);
         }
     }
 
-    /// An update has come in after this was sent. The Asterisk may have made the update before it took what was
-    /// sent, and then holds that, however many updates come after: it is known until the winner has been sent.
-    pub fn overwritten(&mut self, sent: Agreed) {
-        if sent != Agreed::Unknown {
-            self.past.retain(|one| *one != sent);
-            self.past.insert(0, sent);
-            if self.past.len() > PAST_MAX {
-                self.past.remove(1);
-            }
+    /// This is sent. What was sent too long ago to be known stays as [`Agreed::Unknown`] until something is accepted.
+    pub fn push(&mut self, agreed: Agreed) {
+        (self.sent, self.unsure) = (true, true);
+        self.held(agreed);
+        self.pushed.retain(|one| *one != agreed);
+        self.pushed.push(agreed);
+        if self.pushed.len() > PUSHED_MAX {
+            self.pushed.remove(0);
+            self.pushed[0] = Agreed::Unknown;
         }
+    }
+
+    /// It was known to hold this before, or may hold it because it was sent: an answer that tells of it may be old.
+    pub fn is_familiar(&self, agreed: Agreed) -> bool {
+        self.past.contains(&agreed) || self.pushed.contains(&agreed) || self.pushed.contains(&Agreed::Unknown)
     }
 }
 
@@ -179,12 +183,14 @@ mod tests {
             lineage: 2,
             asks: 3,
             past: vec![Agreed::Absent, Agreed::Value(7)],
+            pushed: vec![Agreed::Value(8)],
         };
         let (key, row) = shadow_row(EID, &record, &shadow);
         assert_eq!(hex(&key), "7369702f0200000000012f6b65792f2f666f6f2f6b00");
         assert_eq!(
             hex(&row.expect("a row")),
-            "01020000000700000000000000010001010000000200000003000000020000000000000001000000020000000700000000000000"
+            "01020000000700000000000000010001010000000200000003000000020000000000000001000000020000000700000000000000\
+             0100000000000000020000000800000000000000"
         );
         let link = Link {
             inbound: Inbound {
@@ -213,15 +219,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_last_is_known_while_the_winner_is_owed() {
-        let mut shadow = Shadow { owed: true, ..Shadow::default() };
-        shadow.overwritten(Agreed::Value(1));
-        for value in [2, 3, 4, 1, 5, 6] {
+    fn what_was_sent_is_known_whatever_comes_in_and_its_loss_makes_everything_familiar() {
+        let mut shadow = Shadow { pushed: vec![Agreed::Value(1)], ..Shadow::default() };
+        shadow.push(Agreed::Value(2));
+        for value in 10..20 {
             shadow.held(Agreed::Value(value));
         }
-        assert_eq!(shadow.past, [1, 4, 5, 6].map(Agreed::Value));
-        shadow.overwritten(Agreed::Value(5));
-        assert_eq!(shadow.past, [5, 1, 4, 6].map(Agreed::Value));
+        let familiar = |shadow: &Shadow, value| shadow.is_familiar(Agreed::Value(value));
+        assert!(familiar(&shadow, 1) && familiar(&shadow, 2) && familiar(&shadow, 19));
+        assert!(!familiar(&shadow, 10) && !familiar(&shadow, 3));
+        for value in [3, 4, 3] {
+            shadow.push(Agreed::Value(value));
+        }
+        assert!(familiar(&shadow, 1) && !familiar(&shadow, 99));
+        shadow.push(Agreed::Value(5));
+        assert!(familiar(&shadow, 99), "it may hold what was sent first, and nobody knows what that was");
     }
 
     #[test]

@@ -145,10 +145,8 @@ impl<R: Read> Scene<'_, R> {
             lineage: self.link.lineage,
             asks: self.link.asks,
             past: before.past,
+            pushed: before.pushed,
         };
-        if before.sent && !before.unsure && shadow.owed {
-            shadow.overwritten(before.agreed);
-        }
         shadow.held(shadow.agreed);
         if refused || self.repeated {
             // It is no write: the Asterisk holds what lost.
@@ -175,13 +173,14 @@ impl<R: Read> Scene<'_, R> {
             return Ok(());
         }
         // It was asked after the last that went either way, and it has not been restarted since. Its answer may
-        // be one to an earlier question, though, that waited behind something else; and while the winner is
-        // owed, it may be what was sent before the updates that made it owed.
+        // be one to an earlier question, though, that waited behind something else; and while the winner is owed,
+        // or it is not sure what became of a push, it may be what was sent. Then only what is not familiar is new.
         let newer = known.is_some_and(|shadow| {
             shadow.lineage == self.link.lineage
                 && (shadow.asks < self.link.asks || mutant!(AnswersNeverOld))
-                && !shadow.unsure
-                && ((self.quiet && !shadow.owed) || !shadow.past.contains(&agreed) || mutant!(LateAnswers))
+                && ((self.quiet && !shadow.owed && !shadow.unsure)
+                    || !shadow.is_familiar(agreed)
+                    || mutant!(LateAnswers))
         });
         let fills = existing.is_none() && known.is_none();
         let live = existing.as_ref().is_some_and(|stored| !stored.register.is_tombstone());
@@ -194,11 +193,12 @@ impl<R: Read> Scene<'_, R> {
                 agreed,
                 owed: true,
                 sent: false,
-                unsure: false,
+                unsure: known.is_some_and(|shadow| shadow.unsure),
                 epoch: self.link.epoch,
                 lineage: self.link.lineage,
                 asks: self.link.asks,
                 past: known.map(|shadow| shadow.past.clone()).unwrap_or_default(),
+                pushed: known.map(|shadow| shadow.pushed.clone()).unwrap_or_default(),
             };
             shadow.held(agreed);
             update.writes.push(write);

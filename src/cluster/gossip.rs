@@ -72,6 +72,7 @@ impl Gossip {
             families: BTreeMap::new(),
             roots: BTreeMap::new(),
             unreached: BTreeSet::new(),
+            settled: false,
             met: BTreeMap::new(),
         };
         let gossip = Gossip(Arc::new(Shared {
@@ -139,6 +140,11 @@ impl Gossip {
             own.unreached = unreached;
             changed
         });
+    }
+
+    /// Whether this node has been there for long enough to be relay before others.
+    pub fn set_settled(&self, settled: bool) {
+        self.0.own.send_if_modified(|own| std::mem::replace(&mut own.settled, settled) != settled);
     }
 
     /// Members to which a connection is needed, where not everyone is connected anyway.

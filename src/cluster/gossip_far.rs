@@ -110,6 +110,7 @@ mod tests {
             roots: BTreeMap::new(),
             head: 0,
             unreached: BTreeSet::new(),
+            settled: true,
             live,
             connected: false,
         }

@@ -20,6 +20,10 @@ const VERSION: &str = "version";
 const RUN: &str = "run";
 const HEAD: &str = "head";
 const UNREACHED: &str = "unreached";
+/// Whether it has been there for long enough to be relay before others. Who does not say is taken to have been.
+const SETTLED: &str = "settled";
+const YES: &str = "yes";
+const NO: &str = "no";
 const FAMILY: &str = "family:";
 /// Of a family, the books included: the root of what this node has of it, 32 hex digits.
 const ROOT: &str = "root:";
@@ -50,6 +54,7 @@ pub(super) struct Own {
     pub families: BTreeMap<Family, Mode>,
     pub roots: BTreeMap<Family, Root>,
     pub unreached: BTreeSet<Eid>,
+    pub settled: bool,
     /// Connected nodes of sites of which nothing is heard, and their addresses.
     pub met: BTreeMap<Eid, String>,
 }
@@ -65,6 +70,7 @@ impl Own {
             (RUN.to_string(), self.run.to_string()),
             (HEAD.to_string(), self.head.to_string()),
             (UNREACHED.to_string(), self.unreached_text()),
+            (SETTLED.to_string(), if self.settled { YES } else { NO }.to_string()),
             (MET.to_string(), self.met_text()),
         ]);
         let (mut bytes, mut left_out) = (0, 0);
@@ -92,8 +98,9 @@ impl Own {
 
     /// What that node would say, as far as it is told on: not how far it is, which changes all the time.
     fn of(member: &Member) -> Self {
-        let Member { site, address, version, run, families, unreached, .. } = member.clone();
-        Self { site, address, version, run, head: 0, families, roots: BTreeMap::new(), unreached, met: BTreeMap::new() }
+        let Member { site, address, version, run, families, unreached, settled, .. } = member.clone();
+        let (roots, met) = (BTreeMap::new(), BTreeMap::new());
+        Self { site, address, version, run, head: 0, families, roots, unreached, settled, met }
     }
 
     /// EIDs without their colons, in a row.
@@ -176,6 +183,7 @@ struct Found {
     families: BTreeMap<Family, Mode>,
     roots: BTreeMap<Family, Root>,
     unreached: BTreeSet<Eid>,
+    unsettled: bool,
     met: BTreeMap<Eid, String>,
     claims: Vec<Member>,
 }
@@ -198,6 +206,9 @@ impl Found {
                 self.roots.insert(family, value.parse().ok()?);
             }
             UNREACHED => self.unreached = unreached(value)?,
+            SETTLED if value == YES => self.unsettled = false,
+            SETTLED if value == NO => self.unsettled = true,
+            SETTLED => return None,
             MET => self.met = met(value)?,
             _ if key.starts_with(OF) => {
                 if self.claims.len() >= CLAIMS_MAX {
@@ -229,6 +240,7 @@ impl Found {
             roots: self.roots,
             head: self.head,
             unreached: self.unreached,
+            settled: !self.unsettled,
             live: false,
             connected: false,
         })
@@ -294,6 +306,7 @@ mod tests {
             families: families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect(),
             roots: [(Family::new("foo").expect("a family"), "ab".parse().expect("a root"))].into(),
             unreached: [Eid::new([2, 0, 0, 0, 0, 0x1f]), Eid::new([0xff; 6])].into(),
+            settled: false,
             met: [(Eid::new([2, 0, 0, 0, 9, 9]), "node.example:7480".to_string())].into(),
         }
     }
@@ -312,7 +325,7 @@ mod tests {
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
         assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
         assert_eq!(member.roots, own().roots);
-        assert_eq!(member.unreached, own().unreached);
+        assert_eq!((&member.unreached, member.settled), (&own().unreached, own().settled));
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
     }
 

@@ -249,6 +249,7 @@ mod tests {
             roots: BTreeMap::new(),
             head: 5,
             unreached: BTreeSet::new(),
+            settled: true,
             live,
             connected: false,
         }

@@ -34,7 +34,9 @@ use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::{Apply, Input};
 use crate::core::storage::Reads;
-use crate::core::topology::{self, Loss, Me, Member, ModeConflict, Patience, Plan, Shared as SharedFamilies};
+use crate::core::topology::{
+    self, Loss, Me, Member, ModeConflict, Patience, Plan, Probation, Shared as SharedFamilies,
+};
 use crate::core::verify::VerifyConfig;
 use crate::store::writer::{Database, Published};
 
@@ -46,6 +48,9 @@ pub struct StreamsConfig {
     /// A needed live member that cannot be connected for this long is told to be out of reach, and its records
     /// are fetched over others.
     pub unreachable_patience_ms: u64,
+    /// Who finds another node of its site in office takes the office of relay after this long: one that comes and goes
+    /// never does.
+    pub relay_after_ms: u64,
     pub wan: WanConfig,
     /// How often a source tells a quiet follower that it is complete further, at most.
     pub idle_frame_ms: u64,
@@ -68,6 +73,7 @@ impl Default for StreamsConfig {
         Self {
             late_patience_ms: 1_000,
             unreachable_patience_ms: 15_000,
+            relay_after_ms: 60_000,
             wan: WanConfig::default(),
             idle_frame_ms: 1_000,
             request_timeout_ms: 5_000,
@@ -95,6 +101,8 @@ pub struct Needs {
     pub unreached: BTreeSet<Eid>,
     /// Families for which this node is its site's relay.
     pub relay_of: BTreeSet<Family>,
+    /// Whether this node has been there for long enough to be relay before others.
+    pub settled: bool,
 }
 
 /// What the streams tell the node.
@@ -238,6 +246,7 @@ struct Planner<R> {
     /// Patience counts from here.
     began: Instant,
     patience: Patience,
+    probation: Probation,
     running: BTreeMap<(Eid, Family), (Classes, CancellationToken)>,
     told_elsewhere: BTreeMap<Family, Vec<(Eid, Mode)>>,
     /// What a verify found to be followed anew better, from the beginning.
@@ -249,6 +258,7 @@ impl<R: Reads> Planner<R> {
         let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
         let collectors = room.collectors.subscribe();
         let patience = Patience::new(room.config.late_patience_ms, room.config.unreachable_patience_ms);
+        let probation = Probation::new(0, room.config.relay_after_ms);
         Self {
             room,
             members,
@@ -257,6 +267,7 @@ impl<R: Reads> Planner<R> {
             published,
             began: Instant::now(),
             patience,
+            probation,
             running: BTreeMap::new(),
             told_elsewhere: BTreeMap::new(),
             refetches,
@@ -276,16 +287,17 @@ impl<R: Reads> Planner<R> {
         cancel.run_until_cancelled(step).await;
     }
 
-    /// Waits until members or shared families change, or a member has been missed for long enough.
+    /// Waits until members or shared families change, a member has been missed for long enough, or this node has settled.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         let (families, members) = {
             let published = self.published.borrow_and_update();
             (published.ledger.families.clone(), published.ledger.books.members.clone())
         };
-        let out_of_patience =
-            self.patience.next_change_ms(self.now_ms()).map(|at_ms| self.began + Duration::from_millis(at_ms));
-        let patience_ends = async {
-            match out_of_patience {
+        let now_ms = self.now_ms();
+        let next_ms = [self.patience.next_change_ms(now_ms), self.probation.next_change_ms(now_ms)];
+        let next = next_ms.into_iter().flatten().min().map(|at_ms| self.began + Duration::from_millis(at_ms));
+        let time_passes = async {
+            match next {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -300,7 +312,7 @@ impl<R: Reads> Planner<R> {
             changed = self.trust.changed() => return changed,
             changed = self.collectors.changed() => return changed,
             changed = families_change => return changed.map(|_| ()),
-            () = patience_ends => return Ok(()),
+            () = time_passes => return Ok(()),
         };
         if let Some((source, family)) = refetch {
             self.follow_anew(source, family).await;
@@ -386,14 +398,15 @@ impl<R: Reads> Planner<R> {
         let now_ms = self.now_ms();
         let site = self.room.mesh.config().site.clone();
         let losses = self.patience.losses(members, now_ms);
-        let plan =
-            topology::plan(Me { eid: self.room.mesh.eid(), site: &site, decommissioned }, shared, members, &losses);
+        let settled = self.probation.look(&site, members, now_ms);
+        let me = Me { eid: self.room.mesh.eid(), site: &site, settled, decommissioned };
+        let plan = topology::plan(me, shared, members, &losses);
         self.patience.need(&plan.dial, members, now_ms);
         let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
         let unreached = missed.map(|(eid, _)| *eid).collect();
         let mut dial = plan.dial.clone();
         dial.extend(self.collectors.borrow_and_update().iter().copied());
-        let needs = Needs { dial, unreached, relay_of: plan.relay_of.clone() };
+        let needs = Needs { dial, unreached, relay_of: plan.relay_of.clone(), settled };
         self.room.streams.needs.send_if_modified(|last| {
             let changed = *last != needs;
             *last = needs;

@@ -18,7 +18,7 @@ use super::register::{Merge, Merged, Register, value_hash};
 use super::replica::{
     Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
 };
-use super::sketch::Change;
+use super::sketch::{Change, Sketches};
 use super::storage::{CursorKey, Run, Span, StoreError, Write};
 
 /// `Err` is the store's: it ends the batch. A refusal is an outcome: only its input is not carried out.
@@ -41,6 +41,8 @@ pub(super) struct Batch<'a, W: Write> {
     settings: &'a Settings,
     clock: &'a mut Clock,
     run: Run,
+    /// As they are without this batch.
+    sketches: &'a Sketches,
     ledger: Ledger,
     now: UnixMs,
     touched: BTreeMap<Family, Classes>,
@@ -54,12 +56,21 @@ pub(super) struct Batch<'a, W: Write> {
 }
 
 impl<'a, W: Write> Batch<'a, W> {
-    pub fn new(write: W, settings: &'a Settings, clock: &'a mut Clock, run: Run, ledger: Ledger, now: UnixMs) -> Self {
+    pub fn new(
+        write: W,
+        settings: &'a Settings,
+        clock: &'a mut Clock,
+        run: Run,
+        sketches: &'a Sketches,
+        ledger: Ledger,
+        now: UnixMs,
+    ) -> Self {
         Self {
             write,
             settings,
             clock,
             run,
+            sketches,
             ledger,
             now,
             touched: BTreeMap::new(),

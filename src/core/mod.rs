@@ -27,6 +27,7 @@ pub mod codec;
 mod codec_test;
 pub mod eid;
 pub mod family;
+pub mod few;
 pub mod floor;
 #[cfg(test)]
 mod floor_test;

@@ -13,9 +13,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::eid::Eid;
+use super::family::Mode;
 use super::message::{Heard, Missing};
 use super::path::Family;
 use super::record::Record;
+use super::replica::Apply;
 use super::storage::{Cursor, Run};
 
 /// So many relays are told, of those at other sites: the nearest.
@@ -54,6 +56,17 @@ pub struct Nearby {
     order: VecDeque<(Family, Eid)>,
 }
 
+/// What a frame has brought.
+#[derive(Clone, Copy, Debug)]
+pub struct Brought<'a> {
+    /// How far the follower was before it.
+    pub from: u64,
+    pub cursor: Cursor,
+    /// The follower had all that it knew of before the frame came.
+    pub news: bool,
+    pub records: &'a [Record],
+}
+
 /// What to do about something that another has and this node may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -89,16 +102,13 @@ impl Nearby {
     }
 
     /// A frame has brought this node from one sequence number to a cursor, and is durable. What to tell others, if it is
-    /// worth it.
-    pub fn came(
-        &mut self,
-        family: &Family,
-        source: Eid,
-        from: u64,
-        cursor: Cursor,
-        records: &[Record],
-    ) -> Option<Heard> {
+    /// worth it: what this node catches up with is no news to them, though it may come to a head that they have not heard of.
+    pub fn came(&mut self, family: &Family, source: Eid, brought: Brought<'_>) -> Option<Heard> {
+        let Brought { from, cursor, news, records } = brought;
         self.follows(family, source, cursor);
+        if !news {
+            return None;
+        }
         let of = self.of.get_mut(&(family.clone(), source)).expect("it has just been noted");
         let bytes: usize = records.iter().map(Record::frame_bytes).sum();
         // What was passed over belongs to the row of pieces too.
@@ -155,6 +165,22 @@ impl Nearby {
             records.extend(piece.records.iter().cloned());
         }
         records
+    }
+
+    /// What another had, to be applied like a frame of the source but for the cursor: so nothing rests on it, and the
+    /// source's own frame that comes late finds everything as it brings it.
+    pub fn apply(heard: &Heard, from: Eid, mode: Mode, records: Vec<Record>) -> Apply {
+        Apply {
+            source: from,
+            crossing: !mutant!(FetchedNotFar),
+            family: heard.family.clone(),
+            mode,
+            since: None,
+            floor: None,
+            records,
+            cursor: None,
+            drop_cursor: None,
+        }
     }
 
     /// What another had has been applied here.

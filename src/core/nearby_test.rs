@@ -23,13 +23,17 @@ fn at(seq: u64) -> Cursor {
     Cursor { run: RUN, seq }
 }
 
+fn news(from: u64, to: u64, records: &[Record]) -> Brought<'_> {
+    Brought { from, cursor: at(to), news: true, records }
+}
+
 /// One that got these frames, and what it said of the last.
 fn with(frames: &[(u64, u64, usize)]) -> (Nearby, Option<Heard>) {
     let mut nearby = Nearby::default();
     let mut heard = None;
     for (from, to, bytes) in frames {
         let records = if *bytes == 0 { Vec::new() } else { vec![record(*to, *bytes)] };
-        heard = nearby.came(&family(), SOURCE, *from, at(*to), &records);
+        heard = nearby.came(&family(), SOURCE, news(*from, *to, &records));
     }
     (nearby, heard)
 }
@@ -52,7 +56,7 @@ fn what_has_come_by_itself_meanwhile_is_not_asked_for() {
     let (mut there, _) = with(&[(0, 2, 10)]);
     let heard = heard.expect("worth telling");
     assert!(there.lacks(&heard));
-    there.came(&family(), SOURCE, 2, at(3), &[record(3, 10)]);
+    there.came(&family(), SOURCE, news(2, 3, &[record(3, 10)]));
     assert_eq!(there.due(&heard, 0, 50), Due::Nothing);
 }
 
@@ -74,6 +78,18 @@ fn a_frame_without_records_leaves_no_gap_and_is_not_told_of() {
 }
 
 #[test]
+fn what_a_node_catches_up_with_is_not_told_to_those_who_have_it() {
+    let (mut here, _) = with(&[(0, 3, 10)]);
+    // Others have all of it; that the head is at 40 they have not heard, since nothing for them came since.
+    let known = [record(4, 10)];
+    let caught_up = Brought { news: false, ..news(3, 40, &known) };
+    assert_eq!(here.came(&family(), SOURCE, caught_up), None);
+    let heard = here.came(&family(), SOURCE, news(40, 41, &[record(41, 10)])).expect("worth telling");
+    assert_eq!(here.answer(&heard, Missing { after: 5 }), [], "some of it is not kept");
+    assert_eq!(here.answer(&heard, Missing { after: 40 }).len(), 1);
+}
+
+#[test]
 fn nothing_is_answered_where_something_in_between_is_not_kept() {
     let (here, heard) = with(&[(3, 5, 10), (5, 6, 10)]);
     let heard = heard.expect("worth telling");
@@ -87,10 +103,10 @@ fn what_is_kept_is_bounded_and_a_transfer_is_not_kept_at_all() {
     let mut nearby = Nearby::default();
     for n in 0..200 {
         let source = Eid::new([2, 0, 0, 0, 0, (n % 5) as u8]);
-        assert!(nearby.came(&family(), source, n, at(n + 1), &[record(n, 20_000)]).is_some());
+        assert!(nearby.came(&family(), source, news(n, n + 1, &[record(n, 20_000)])).is_some());
         assert!(nearby.kept_bytes <= KEPT_MAX_BYTES);
     }
-    assert_eq!(nearby.came(&family(), SOURCE, 200, at(201), &[record(1, 60_000)]), None);
+    assert_eq!(nearby.came(&family(), SOURCE, news(200, 201, &[record(1, 60_000)])), None);
     (0..5).for_each(|n| nearby.leaves(&family(), Eid::new([2, 0, 0, 0, 0, n])));
     assert_eq!((nearby.kept_bytes, nearby.order.len(), nearby.of.len()), (0, 0, 0));
 }

@@ -181,7 +181,8 @@ impl Family {
 }
 
 fn top(relative: &str) -> &str {
-    relative.split('/').next().unwrap_or(relative)
+    let end = relative.bytes().position(|byte| byte == b'/').unwrap_or(relative.len());
+    &relative[..end]
 }
 
 fn covers(family: &str, relative: &str) -> bool {

@@ -27,6 +27,9 @@ impl Versions {
     /// The version to speak with a peer that speaks `theirs`; none: there is none.
     pub fn common(self, theirs: Versions) -> Option<u8> {
         let (min, max) = (self.min.max(theirs.min), self.max.min(theirs.max));
+        if mutant!(OwnVersionSpoken) {
+            return Some(self.max);
+        }
         (min <= max).then_some(max)
     }
 }

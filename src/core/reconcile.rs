@@ -32,7 +32,7 @@ mod opener;
 mod tests;
 
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use self::answerer::Answerer;
 pub use self::opener::Opener;
@@ -202,13 +202,16 @@ struct Own {
     sketch: Arc<Sketch>,
     /// Of a family that keeps fewer cells than are needed: as many as are needed.
     extended: Vec<Cell>,
+    /// Of a family that keeps no places: its keys by their hashes, in order.
+    keys: OnceLock<Vec<(u64, RecordKey)>>,
 }
 
 impl Own {
     fn new<R>(snapshot: &Snapshot<R>, peer: Peer) -> Self {
         let Snapshot { family, mode, since, floor, sketch, .. } = snapshot;
         let (family, sketch) = (family.clone(), sketch.clone());
-        Self { peer, family, mode: *mode, since: *since, floor: *floor, sketch, extended: Vec::new() }
+        let (mode, since, floor) = (*mode, *since, *floor);
+        Self { peer, family, mode, since, floor, sketch, extended: Vec::new(), keys: OnceLock::new() }
     }
 
     fn cells<R: Read>(&mut self, read: &R, range: Range<usize>) -> Result<&[Cell], StoreError> {
@@ -233,16 +236,43 @@ impl Own {
         Ok(&self.extended[range])
     }
 
+    /// A scan, the first time.
+    fn keys<R: Read>(&self, read: &R) -> Result<&[(u64, RecordKey)], StoreError> {
+        if let Some(keys) = self.keys.get() {
+            return Ok(keys);
+        }
+        let mut keys = Vec::new();
+        read.scan(Span::Under(&self.family), &mut |(key, stored)| {
+            if key.path.key_in(&self.family).is_some() && self.mode.owns(&key) {
+                keys.push((self.sketch.item_of(&key, stored.register.stamp()).key, key));
+            }
+            ControlFlow::Continue(())
+        })?;
+        keys.sort_unstable();
+        Ok(self.keys.get_or_init(|| keys))
+    }
+
+    fn of_hash<R: Read>(&self, read: &R, hash: u64) -> Result<Vec<RecordKey>, StoreError> {
+        if !self.sketch.keeps_cells() {
+            let keys = self.keys(read)?;
+            let from = keys.partition_point(|(other, _)| *other < hash);
+            let same = keys[from..].iter().take_while(|(other, _)| *other == hash);
+            return Ok(same.map(|(_, key)| key.clone()).collect());
+        }
+        let mut keys = Vec::new();
+        for seq in self.sketch.places(hash) {
+            read.feed(self.family.top(), seq - 1, &mut |(seen, _, key)| {
+                keys.extend((seen == seq).then_some(key));
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(keys)
+    }
+
     /// The keys of our records with this hash, and with this stamp if it is given.
     fn find<R: Read>(&self, read: &R, key: u64, wanted: Option<&Item>) -> Result<Vec<RecordKey>, StoreError> {
         let mut found = Vec::new();
-        for seq in self.sketch.places(key) {
-            let mut at = None;
-            read.feed(self.family.top(), seq - 1, &mut |(seen, _, key)| {
-                at = (seen == seq).then_some(key);
-                ControlFlow::Break(())
-            })?;
-            let Some(at) = at else { continue };
+        for at in self.of_hash(read, key)? {
             let stored = read.record(&at)?;
             if stored.is_some_and(|stored| wanted.is_none_or(|item| stored.register.stamp() == item.stamp)) {
                 found.push(at);

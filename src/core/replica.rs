@@ -17,6 +17,7 @@ use super::books::{Books, Note, Standing};
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
 use super::family::{Families, Floor, Mode, ShareError, UnknownMode};
+use super::few::Few;
 use super::floor::{Policy, Seen};
 use super::losers::Losers;
 use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
@@ -25,6 +26,9 @@ use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
 use super::sketch::{Builder, Change, Sketch, SketchKey, Sketches, Summary};
 use super::storage::{Cursor, LocalFloor, Read, Run, RunStart, Span, Store, StoreError, Write};
+
+/// A scan of so many records takes a millisecond or two, which a comparison may.
+pub const CELLS_FROM_DEFAULT: u64 = 2_048;
 
 /// What does not change while a node runs.
 #[derive(Clone, Debug)]
@@ -38,6 +42,8 @@ pub struct Settings {
     pub policy: Policy,
     /// The same on all nodes of a cluster.
     pub sketch_key: SketchKey,
+    /// Families of fewer records are summed by a scan when they are compared, not with each write.
+    pub cells_from: u64,
 }
 
 impl Settings {
@@ -49,6 +55,7 @@ impl Settings {
             never_globally: Vec::new(),
             policy: Policy::default(),
             sketch_key: SketchKey::of_cluster(""),
+            cells_from: CELLS_FROM_DEFAULT,
         }
     }
 }
@@ -341,9 +348,9 @@ pub struct Tally {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     pub families: Arc<Families>,
-    pub tallies: BTreeMap<Family, Tally>,
+    pub tallies: Few<Family, Tally>,
     /// The root of each exchanged family, the books included, and how many records it sums.
-    pub summaries: BTreeMap<Family, Summary>,
+    pub summaries: Few<Family, Summary>,
     /// The cluster's books, read.
     pub books: Arc<Books>,
     /// What this store knows by itself of the purge floors.
@@ -428,8 +435,8 @@ impl<S: Store> Replica<S> {
         let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
-        let (ledger, run) = (self.ledger.clone(), self.run);
-        let result = Self::carry_out(write, &self.settings, &mut self.clock, run, ledger, inputs, now);
+        let (ledger, sketches, run) = (self.ledger.clone(), &self.sketches, self.run);
+        let result = Self::carry_out(write, &self.settings, &mut self.clock, run, sketches, ledger, inputs, now);
         match result {
             Ok((ledger, changes, committed)) => {
                 self.ledger = ledger;
@@ -454,12 +461,13 @@ impl<S: Store> Replica<S> {
         settings: &Settings,
         clock: &mut Clock,
         run: Run,
+        sketches: &Sketches,
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
     ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
-        let mut batch = Batch::new(write, settings, clock, run, ledger, now);
+        let mut batch = Batch::new(write, settings, clock, run, sketches, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
@@ -534,13 +542,17 @@ impl<S: Store> Replica<S> {
     /// before the next batch.
     pub fn pin(&self, family: &Family) -> Option<Snapshot<()>> {
         let families = &self.ledger.families;
+        let sketch = match self.sketches.get(family)? {
+            kept if kept.keeps_cells() => kept.clone(),
+            _ => Sketch::without_cells(self.settings.sketch_key, *self.ledger.summaries.get(family)?).into(),
+        };
         Some(Snapshot {
             read: (),
             family: family.clone(),
             mode: families.mode_of(family)?,
             since: families.since_of(family),
             floor: families.floor_of(family),
-            sketch: self.sketches.get(family)?.clone(),
+            sketch,
             run: self.run,
             head: self.ledger.head,
         })
@@ -559,7 +571,7 @@ impl<S: Store> Replica<S> {
         let mut differing = Vec::new();
         for family in self.ledger.families.shared().into_keys() {
             let scanned = self.scan_sketch(&read, &family)?;
-            let kept = self.sketches.get(&family).is_some_and(|kept| kept.agrees_with(&scanned));
+            let kept = self.sketches.get(&family).is_some_and(|kept| !kept.keeps_cells() || kept.agrees_with(&scanned));
             if !kept || self.ledger.summaries.get(&family) != Some(&scanned.summary()) {
                 differing.push(family);
             }
@@ -577,7 +589,7 @@ fn load<R: Read>(
     now: UnixMs,
 ) -> Result<(Ledger, Sketches), StoreError> {
     let mut families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
-    let mut tallies: BTreeMap<Family, Tally> =
+    let mut tallies: Few<Family, Tally> =
         families.marks().keys().map(|family| (family.clone(), Tally::default())).collect();
     let (mut books, books_family) = (Books::default(), Family::books());
     let mut greatest = Hlc::ZERO;
@@ -614,8 +626,8 @@ fn load<R: Read>(
         quarantined += 1;
         ControlFlow::Continue(())
     })?;
-    let mut sketches = Sketches::default();
-    let mut summaries = BTreeMap::new();
+    let mut sketches = Sketches::new(settings.cells_from);
+    let mut summaries = Few::default();
     for (family, builder) in builders {
         let sketch = builder.finish();
         summaries.insert(family.clone(), sketch.summary());
@@ -647,6 +659,13 @@ impl Ledger {
     pub fn stands_in_books(&self, me: Eid) -> bool {
         let shares = |family: &Family| self.books.of(family).sharers.contains_key(&me);
         self.books.members.contains_key(&me) && self.families.marks().keys().all(shares)
+    }
+}
+
+impl Ledger {
+    /// The modes in which live members share families, as this node was last told.
+    pub fn elsewhere(&self) -> &BTreeMap<Family, Vec<(Eid, Mode)>> {
+        &self.elsewhere
     }
 }
 

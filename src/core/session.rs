@@ -214,7 +214,7 @@ pub struct Follower {
     head: u64,
     /// The cursor as it is kept in the store.
     kept_seq: u64,
-    /// Without a cursor it compares with its source before it asks: what is equal needs not come again.
+    /// It compares with its source before it asks: what is equal needs not come again.
     must_compare: bool,
 }
 
@@ -256,14 +256,21 @@ impl Follower {
         })
     }
 
+    /// The plan names this source anew, in this scope. What others have crossed to it comes over another source while
+    /// this one is not followed, and its cursor counts nothing of that: so it compares first, although it has a cursor, and
+    /// goes on from there if too much differs. What sources wrote themselves comes from nobody else.
+    pub fn take_up(&mut self) {
+        self.must_compare |= self.wanted != Classes::LOCAL;
+    }
+
     /// Whether the next thing to do is a reconcile with the source, whose end goes to [`Self::on_compared`].
     pub fn must_compare(&self) -> bool {
         self.must_compare
     }
 
     /// A reconcile with the source has ended. Where both are equal now, the follower starts at the head that the
-    /// source had when they compared; where too much differs, it fetches everything from the beginning. None:
-    /// it must be tried again.
+    /// source had when they compared; where too much differs, it asks from its cursor on, or without one for everything
+    /// from the beginning. None: it must be tried again.
     pub fn on_compared(&mut self, ended: &Ended) -> Option<Next> {
         let (run, head) = match *ended {
             Ended::Equal { run, head } | Ended::Reconciled { run, head, .. } => (run, head),
@@ -309,6 +316,9 @@ impl Follower {
         }
         match reply {
             FollowReply::Resume { run, head } => {
+                if mutant!(ResumedAtHead) && self.wanted != Classes::LOCAL {
+                    self.cursor = Some(Cursor { run, seq: head });
+                }
                 self.run = Some(run);
                 self.head = head;
                 Ok(Next::Read)
@@ -375,6 +385,10 @@ impl Follower {
     /// Whether this follower has everything that its source had when last heard of.
     pub fn caught_up(&self) -> bool {
         self.asked == self.wanted && self.run.is_some() && self.lag_entries() == 0
+    }
+
+    pub fn cursor(&self) -> Option<Cursor> {
+        self.cursor
     }
 
     pub fn cursor_seq(&self) -> u64 {

@@ -6,6 +6,7 @@ use super::eid::Eid;
 use super::family::Mode;
 use super::message::{Entries, Follow, FollowReply};
 use super::path::{Family, Path, Value};
+use super::reconcile::Ended;
 use super::record::Classes;
 use super::replica::{Apply, Input, Outcome, Replica, Settings};
 use super::session::{Follower, Next, Source, Violation};
@@ -46,14 +47,18 @@ fn source_with(keys: usize) -> TestReplica {
 }
 
 fn follower_of(replica: &TestReplica) -> Follower {
-    let read = replica.read().expect("reads");
-    Follower::new(&read, SOURCE, false, foo(), Mode::Global, Classes::LOCAL).expect("reads")
+    follower_in(replica, Classes::LOCAL)
 }
 
-/// A follower with a kept cursor at `seq`, on a stream that is open.
-fn resumed_at(seq: u64) -> Follower {
+fn follower_in(replica: &TestReplica, scope: Classes) -> Follower {
+    let read = replica.read().expect("reads");
+    Follower::new(&read, SOURCE, false, foo(), Mode::Global, scope).expect("reads")
+}
+
+/// A follower's store with a cursor at `seq` in this scope.
+fn kept_at(seq: u64, scope: Classes) -> TestReplica {
     let mut replica = sharing_foo(FOLLOWER, Run(0xb));
-    let cursor = Some((Classes::LOCAL, Cursor { run: SOURCE_RUN, seq }));
+    let cursor = Some((scope, Cursor { run: SOURCE_RUN, seq }));
     let apply = Apply {
         source: SOURCE,
         crossing: false,
@@ -66,7 +71,12 @@ fn resumed_at(seq: u64) -> Follower {
         drop_cursor: None,
     };
     handle(&mut replica, vec![Input::Apply(apply)]);
-    let mut follower = follower_of(&replica);
+    replica
+}
+
+/// A follower with a kept cursor at `seq`, on a stream that is open.
+fn resumed_at(seq: u64) -> Follower {
+    let mut follower = follower_of(&kept_at(seq, Classes::LOCAL));
     assert_eq!(follower.request().cursor, Some(Cursor { run: SOURCE_RUN, seq }));
     assert_eq!(follower.on_reply(FollowReply::Resume { run: SOURCE_RUN, head: seq }), Ok(Next::Read));
     follower
@@ -132,6 +142,32 @@ fn a_cursor_at_the_end_of_all_numbers_does_no_harm() {
     let mut follower = resumed_at(5);
     assert!(matches!(follower.on_entries(complete_to(u64::MAX)), Ok(Next::Apply(_))));
     assert_eq!(follower.on_entries(complete_to(u64::MAX)), Ok(Next::Read));
+}
+
+#[test]
+fn a_source_that_the_plan_names_anew_is_compared_with_before_it_goes_on() {
+    let cursor = Some(Cursor { run: SOURCE_RUN, seq: 3 });
+    let kept = kept_at(3, Classes::OF_SITE);
+    let mut follower = follower_in(&kept, Classes::OF_SITE);
+    assert!(!follower.must_compare(), "its connection was lost, no more");
+    follower.take_up();
+    assert!(follower.must_compare(), "others may have brought what is behind its cursor");
+    // Little differed: it starts where the source was then.
+    let equal = Ended::Equal { run: SOURCE_RUN, head: 90 };
+    let Some(Next::ApplyThenReopen(apply)) = follower.clone().on_compared(&equal) else { panic!("it starts there") };
+    assert_eq!(apply.cursor, Some((Classes::OF_SITE, Cursor { run: SOURCE_RUN, seq: 90 })));
+    // Much differs: it has no need to fetch from the beginning.
+    assert_eq!(follower.on_compared(&Ended::Everything), Some(Next::Reopen));
+    assert!(!follower.must_compare());
+    let request = follower.request();
+    assert_eq!((request.cursor, request.classes), (cursor, Classes::OF_SITE));
+}
+
+#[test]
+fn what_a_source_wrote_itself_is_asked_from_the_cursor_on_whoever_was_asked_meanwhile() {
+    let mut follower = follower_of(&kept_at(3, Classes::LOCAL));
+    follower.take_up();
+    assert!(!follower.must_compare());
 }
 
 #[test]

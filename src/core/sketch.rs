@@ -135,7 +135,7 @@ pub struct Hashed {
 
 impl Hashed {
     pub fn root(&self) -> Root {
-        Root(u128::from(self.check) | u128::from(self.seed) << 64)
+        Root { high: self.seed, low: self.check }
     }
 
     /// The hash of owner and path.
@@ -147,18 +147,36 @@ impl Hashed {
 /// The sum of a whole set: the XOR of the keyed 128-bit hashes of its items. What is equal has the same root;
 /// since whole items are hashed, fields that two records have swapped do not cancel out.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Root(u128);
+#[serde(from = "u128", into = "u128")]
+pub struct Root {
+    // In halves: a row of whole ones asks the allocator for more than it gives readily.
+    high: u64,
+    low: u64,
+}
+
+impl From<u128> for Root {
+    fn from(root: u128) -> Self {
+        Self { high: (root >> 64) as u64, low: root as u64 }
+    }
+}
+
+impl From<Root> for u128 {
+    fn from(Root { high, low }: Root) -> u128 {
+        u128::from(high) << 64 | u128::from(low)
+    }
+}
 
 impl Root {
     /// Takes an item in, or out if it is in.
     pub fn toggle(&mut self, item: &Hashed) {
-        self.0 ^= item.root().0;
+        let Root { high, low } = item.root();
+        (self.high, self.low) = (self.high ^ high, self.low ^ low);
     }
 }
 
 impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", u128::from(*self))
     }
 }
 
@@ -171,7 +189,7 @@ impl fmt::Debug for Root {
 impl std::str::FromStr for Root {
     type Err = std::num::ParseIntError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u128::from_str_radix(text, 16).map(Root)
+        u128::from_str_radix(text, 16).map(Root::from)
     }
 }
 

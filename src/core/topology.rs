@@ -10,6 +10,7 @@
 //! in `sites`.
 
 mod patience;
+mod probation;
 mod rank;
 pub mod rings;
 mod sites;
@@ -17,6 +18,7 @@ mod sites;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::patience::{Loss, Losses, Patience};
+pub use self::probation::Probation;
 pub use self::rank::{RELAYS_PER_SITE_MAX, rank};
 use self::sites::Look;
 use super::eid::Eid;
@@ -44,6 +46,8 @@ pub struct Member {
     pub head: u64,
     /// Live members that it needs and has tried in vain to connect, as it gossips them.
     pub unreached: BTreeSet<Eid>,
+    /// Whether it has been there for long enough to be relay before others, as it gossips itself.
+    pub settled: bool,
     /// Whether the failure detector believes it alive.
     pub live: bool,
     /// Whether a connection to it stands.
@@ -58,6 +62,8 @@ pub type Shared = BTreeMap<Family, Mode>;
 pub struct Me<'a> {
     pub eid: Eid,
     pub site: &'a str,
+    /// What it gossips of itself.
+    pub settled: bool,
     /// Decommissioned members. One that still runs comes last as a relay: what was promised of a purge floor is not
     /// taken from it.
     pub decommissioned: &'a BTreeSet<Eid>,
@@ -94,15 +100,17 @@ pub fn plan(me: Me<'_>, shared: &Shared, members: &[Member], losses: &Losses) ->
             None if *family == books => Some(Mode::Global),
             theirs => theirs.copied(),
         };
-        let sharing = || others().filter_map(|member| Some((member, theirs(member)?)));
-        let conflicting = sharing().filter(|(member, theirs)| member.live && theirs != mode);
-        plan.conflicts.extend(conflicting.map(|(member, mode)| ModeConflict {
-            family: family.clone(),
-            member: member.eid,
-            mode,
-        }));
-        let peers = sharing().filter(|(_, theirs)| theirs == mode).map(|(member, _)| member);
-        let of_family = Look::new(me, family, peers, losses).plan();
+        let mut peers = Vec::with_capacity(members.len());
+        for member in others() {
+            match theirs(member) {
+                Some(theirs) if theirs == *mode => peers.push(member),
+                Some(mode) if member.live => {
+                    plan.conflicts.push(ModeConflict { family: family.clone(), member: member.eid, mode });
+                }
+                _ => {}
+            }
+        }
+        let of_family = Look::new(me, family, peers.into_iter(), losses).plan();
         plan.dial.extend(of_family.dial);
         if of_family.relay {
             plan.relay_of.insert(family.clone());

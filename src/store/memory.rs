@@ -12,10 +12,13 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use self::delta::Delta;
-use self::feed::{Feed, FeedChanges};
+pub use self::common::Common;
+use self::common::Held;
+use self::cursors::Cursors;
+use self::delta::{Delta, merged};
+use self::records::{Place, Records, Seen};
 use crate::core::eid::Eid;
 use crate::core::family::Mark;
 use crate::core::mutant;
@@ -25,17 +28,16 @@ use crate::core::storage::{
     Cursor, CursorKey, LocalFloor, Quarantined, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write,
 };
 
+mod common;
+mod cursors;
 mod delta;
-mod feed;
-
-/// By family and scope, then by source: of these there may be many.
-type Cursors = BTreeMap<(Family, Classes), BTreeMap<Eid, Cursor>>;
+mod order;
+mod records;
 
 /// Everything that is committed.
 #[derive(Clone, Debug, Default)]
 struct State {
-    records: BTreeMap<Keyed, Stored>,
-    feed: Feed,
+    records: Records,
     marks: BTreeMap<Family, Mark>,
     runs: BTreeMap<u64, RunStart>,
     cursors: Cursors,
@@ -47,8 +49,7 @@ struct State {
 
 #[derive(Debug)]
 struct Changes {
-    records: Delta<Keyed, Stored>,
-    feed: FeedChanges,
+    records: Delta<Keyed, Pending>,
     marks: Delta<Family, Mark>,
     runs: Delta<u64, RunStart>,
     cursors: Delta<CursorKey, Cursor>,
@@ -61,7 +62,6 @@ struct Changes {
 impl Changes {
     const NONE: Self = Self {
         records: Delta::NONE,
-        feed: FeedChanges::NONE,
         marks: Delta::NONE,
         runs: Delta::NONE,
         cursors: Delta::NONE,
@@ -72,16 +72,16 @@ impl Changes {
     };
 
     fn apply(self, state: &mut State) {
-        self.records.apply(&mut state.records);
-        self.feed.apply(&mut state.feed);
+        for (Keyed(key), change) in self.records.into_changes() {
+            match change {
+                Some(Pending { held, place, fed }) => state.records.put(held, place, fed),
+                None => state.records.remove(&key),
+            }
+        }
         self.marks.apply(&mut state.marks);
         self.runs.apply(&mut state.runs);
-        for (CursorKey { source, family, classes }, change) in self.cursors.into_changes() {
-            let of_scope = state.cursors.entry((family, classes)).or_default();
-            match change {
-                Some(cursor) => of_scope.insert(source, cursor),
-                None => of_scope.remove(&source),
-            };
+        for (key, change) in self.cursors.into_changes() {
+            state.cursors.set(&key, change);
         }
         self.floors.apply(&mut state.floors);
         self.quarantine.apply(&mut state.quarantine);
@@ -90,23 +90,42 @@ impl Changes {
     }
 }
 
-/// What records are kept by: their keys, in an order in which other places can be looked up as well. A family's
+/// A record that a transaction puts.
+#[derive(Debug)]
+struct Pending {
+    held: Arc<Held>,
+    place: Place,
+    /// Whether it gets an entry in the feed.
+    fed: bool,
+}
+
+impl Pending {
+    fn seen(&self) -> Seen<'_> {
+        Seen { register: &self.held.register, place: self.place }
+    }
+}
+
+fn stored(seen: Seen<'_>) -> Stored {
+    Stored { register: seen.register.clone(), class: seen.place.class(), seq: seen.place.seq() }
+}
+
+/// What changed records are kept by: their keys, in an order in which other places can be looked up as well. A family's
 /// records lie between two places of which one, the least path under the family, is no path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Keyed(RecordKey);
 
-trait Place {
-    fn place(&self) -> (&str, Option<Eid>);
+trait Sorted {
+    fn sorted(&self) -> (&str, Option<Eid>);
 }
 
-impl Place for Keyed {
-    fn place(&self) -> (&str, Option<Eid>) {
+impl Sorted for Keyed {
+    fn sorted(&self) -> (&str, Option<Eid>) {
         (self.0.path.as_str(), self.0.owner)
     }
 }
 
-impl Place for (String, Option<Eid>) {
-    fn place(&self) -> (&str, Option<Eid>) {
+impl Sorted for (String, Option<Eid>) {
+    fn sorted(&self) -> (&str, Option<Eid>) {
         (&self.0, self.1)
     }
 }
@@ -117,29 +136,29 @@ impl Borrow<RecordKey> for Keyed {
     }
 }
 
-impl<'a> Borrow<dyn Place + 'a> for Keyed {
-    fn borrow(&self) -> &(dyn Place + 'a) {
+impl<'a> Borrow<dyn Sorted + 'a> for Keyed {
+    fn borrow(&self) -> &(dyn Sorted + 'a) {
         self
     }
 }
 
-impl PartialEq for dyn Place + '_ {
+impl PartialEq for dyn Sorted + '_ {
     fn eq(&self, other: &Self) -> bool {
-        self.place() == other.place()
+        self.sorted() == other.sorted()
     }
 }
 
-impl Eq for dyn Place + '_ {}
+impl Eq for dyn Sorted + '_ {}
 
-impl PartialOrd for dyn Place + '_ {
+impl PartialOrd for dyn Sorted + '_ {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for dyn Place + '_ {
+impl Ord for dyn Sorted + '_ {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.place().cmp(&other.place())
+        self.sorted().cmp(&other.sorted())
     }
 }
 
@@ -155,6 +174,26 @@ fn ranges_under(family: &Family) -> [(Edge, Edge); 2] {
         // '0' comes after '/'.
         (Bound::Included(place("/", None)), Bound::Excluded(place("0", None))),
     ]
+}
+
+/// Whether a key lies before a range that begins so.
+fn is_before(key: &RecordKey, from: &Edge) -> bool {
+    let key = (key.path.as_str(), key.owner);
+    match from {
+        Bound::Included(edge) => key < edge.sorted(),
+        Bound::Excluded(edge) => key <= edge.sorted(),
+        Bound::Unbounded => false,
+    }
+}
+
+/// Whether a key lies beyond a range that ends so.
+fn is_beyond(key: &RecordKey, to: &Edge) -> bool {
+    let key = (key.path.as_str(), key.owner);
+    match to {
+        Bound::Included(edge) => key > edge.sorted(),
+        Bound::Excluded(edge) => key >= edge.sorted(),
+        Bound::Unbounded => false,
+    }
 }
 
 /// A committed state.
@@ -174,34 +213,26 @@ static NO_CHANGES: Changes = Changes::NONE;
 
 impl Read for View<'_> {
     fn record(&self, key: &RecordKey) -> Result<Option<Stored>, StoreError> {
-        Ok(self.changes.records.get(&self.state.records, key).cloned())
+        Ok(self.seen(key).map(stored))
     }
 
     fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
+        let mut visit = |(key, seen): (&RecordKey, Seen<'_>)| visit((key.clone(), stored(seen)));
         let _ended_early: ControlFlow<()> = match span {
-            Span::All => self
-                .changes
-                .records
-                .all(&self.state.records)
-                .try_for_each(|(key, stored)| visit((key.0.clone(), stored.clone()))),
-            Span::Under(family) => ranges_under(family).iter().try_for_each(|(from, to)| {
-                let range = (from.as_ref().map(|at| at as &dyn Place), to.as_ref().map(|at| at as &dyn Place));
-                let mut entries = self.changes.records.range::<dyn Place>(&self.state.records, range);
-                entries.try_for_each(|(key, stored)| visit((key.0.clone(), stored.clone())))
-            }),
-            Span::Behind(family, behind) => {
-                let visit = &mut |(key, stored): (RecordKey, Stored)| {
-                    if key > *behind { visit((key, stored)) } else { ControlFlow::Continue(()) }
-                };
-                return self.scan(Span::Under(family), visit);
+            Span::All => self.range(&(Bound::Unbounded, Bound::Unbounded)).try_for_each(&mut visit),
+            Span::Under(family) => {
+                ranges_under(family).iter().try_for_each(|range| self.range(range).try_for_each(&mut visit))
             }
+            Span::Behind(family, behind) => ranges_under(family).iter().try_for_each(|range| {
+                let mut behind_it = self.range(range).skip_while(|(key, _)| **key <= *behind);
+                behind_it.try_for_each(&mut visit)
+            }),
         };
         Ok(())
     }
 
     fn feed(&self, top: &str, after: u64, visit: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
-        self.changes.feed.visit(&self.state.feed, (top, Classes::ALL, after), usize::MAX, visit);
-        Ok(())
+        self.feed_of(top, Classes::ALL, after, usize::MAX, visit).map(|_| ())
     }
 
     fn feed_of(
@@ -212,7 +243,20 @@ impl Read for View<'_> {
         looks_max: usize,
         visit: Visit<'_, (u64, Class, RecordKey)>,
     ) -> Result<Option<u64>, StoreError> {
-        Ok(self.changes.feed.visit(&self.state.feed, (top, classes, after), looks_max, visit))
+        let old = self.state.records.feed(top, classes, after);
+        if self.changes.records.is_empty() {
+            return Ok(visit_feed(old, looks_max, visit));
+        }
+        let stays = |(.., key): &(u64, Class, &RecordKey)| self.changes.records.change(*key).is_none();
+        let mut entries: Vec<_> = old.filter(stays).collect();
+        for (Keyed(key), change) in self.changes.records.changes::<Keyed>(..) {
+            let Some(Pending { place, fed: true, .. }) = change else { continue };
+            if place.seq() > after && classes.contains(place.class()) && key.path.top() == top {
+                entries.push((place.seq(), place.class(), key));
+            }
+        }
+        entries.sort_unstable();
+        Ok(visit_feed(entries.into_iter(), looks_max, visit))
     }
 
     fn head(&self) -> Result<u64, StoreError> {
@@ -228,17 +272,11 @@ impl Read for View<'_> {
     }
 
     fn cursor(&self, key: &CursorKey) -> Result<Option<Cursor>, StoreError> {
-        let of_scope = || self.state.cursors.get(&(key.family.clone(), key.classes))?.get(&key.source);
-        let found = self.changes.cursors.change(key).map_or_else(of_scope, Option::as_ref);
-        Ok(found.copied())
+        Ok(self.changes.cursors.change(key).copied().unwrap_or_else(|| self.state.cursors.get(key)))
     }
 
     fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
-        let mut cursors = BTreeMap::new();
-        for ((family, classes), of_scope) in &self.state.cursors {
-            let key = |source: &Eid| CursorKey { source: *source, family: family.clone(), classes: *classes };
-            cursors.extend(of_scope.iter().map(|(source, cursor)| (key(source), *cursor)));
-        }
+        let mut cursors: BTreeMap<CursorKey, Cursor> = self.state.cursors.all().collect();
         for (key, change) in self.changes.cursors.changes::<CursorKey>(..) {
             match change {
                 Some(cursor) => _ = cursors.insert(key.clone(), *cursor),
@@ -267,29 +305,64 @@ impl Read for View<'_> {
     }
 }
 
-/// Reads from any thread; shares the state with the store it came from.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryReads(Arc<RwLock<Arc<State>>>);
+impl<'a> View<'a> {
+    fn seen(self, key: &RecordKey) -> Option<Seen<'a>> {
+        match self.changes.records.change(key) {
+            Some(change) => change.as_ref().map(Pending::seen),
+            None => self.state.records.get(key),
+        }
+    }
 
-impl MemoryReads {
-    fn state(&self) -> Arc<State> {
-        // A panic elsewhere cannot have left the state half changed: it is replaced or changed whole.
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    /// The records of a range, changes included, in order.
+    fn range<'b>(self, (from, to): &'b (Edge, Edge)) -> impl Iterator<Item = (&'b RecordKey, Seen<'b>)>
+    where
+        'a: 'b,
+    {
+        let old = self.state.records.range(&|key| is_before(key, from), &|key| is_beyond(key, to));
+        let range = (from.as_ref().map(|at| at as &dyn Sorted), to.as_ref().map(|at| at as &dyn Sorted));
+        let new = self.changes.records.changes::<dyn Sorted>(range);
+        merged(old, new.map(|(Keyed(key), change)| (key, change.map(Pending::seen))))
     }
 }
+
+/// Visits entries of the feed, no more than so many, and tells where it broke off.
+fn visit_feed<'a>(
+    entries: impl Iterator<Item = (u64, Class, &'a RecordKey)>,
+    looks_max: usize,
+    visit: Visit<'_, (u64, Class, RecordKey)>,
+) -> Option<u64> {
+    for (looked_at, (seq, class, key)) in (1..).zip(entries) {
+        if visit((seq, class, key.clone())).is_break() {
+            return None;
+        }
+        if looked_at == looks_max {
+            return Some(seq);
+        }
+    }
+    None
+}
+
+/// Reads from any thread: here the store shows its state, unless it is just changing it.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryReads(Arc<RwLock<Arc<State>>>);
 
 impl Reads for MemoryReads {
     type Reader = MemoryReader;
 
     fn read(&self) -> Result<MemoryReader, StoreError> {
-        Ok(MemoryReader { state: self.state() })
+        // A panic elsewhere cannot have left the state half changed: it is replaced or changed whole.
+        let state = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        Ok(MemoryReader { state })
     }
 }
 
 /// A store in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    reads: MemoryReads,
+    state: Arc<State>,
+    /// Where it is shown to others, if anyone has asked. The owner of a store takes no lock.
+    shown: OnceLock<MemoryReads>,
+    common: Option<Common>,
     fail_next_commit: Option<StoreError>,
     fail_after_next_commit: Option<StoreError>,
 }
@@ -297,6 +370,11 @@ pub struct MemoryStore {
 impl MemoryStore {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A store that holds in common with others what it and they hold alike.
+    pub fn in_common(common: &Common) -> Self {
+        Self { common: Some(common.clone()), ..Self::default() }
     }
 
     /// The next commit fails with this error and leaves nothing behind.
@@ -310,6 +388,18 @@ impl MemoryStore {
         self.fail_after_next_commit = Some(error);
     }
 
+    /// Looks at what a put of this record and a cursor will need, one step further with each of three steps. Who does
+    /// so for several stores, step by step, waits for their memory together and not one after the other. Tells a
+    /// number that is made of it.
+    pub fn glance(&self, step: u8, key: &RecordKey, scope: Option<(&Family, Classes, Eid)>) -> u64 {
+        let State { records, cursors, head, .. } = &*self.state;
+        let cursors = match scope {
+            Some(scope) if step > 0 => cursors.glance(step, scope),
+            _ => *head,
+        };
+        cursors ^ records.glance(step, key)
+    }
+
     /// Commits succeed again.
     pub fn forget_planned_failures(&mut self) {
         (self.fail_next_commit, self.fail_after_next_commit) = (None, None);
@@ -318,8 +408,7 @@ impl MemoryStore {
 
 impl Clone for MemoryStore {
     fn clone(&self) -> Self {
-        let state = RwLock::new(self.reads.state());
-        Self { reads: MemoryReads(Arc::new(state)), ..Self::default() }
+        Self { state: self.state.clone(), common: self.common.clone(), ..Self::default() }
     }
 }
 
@@ -329,11 +418,15 @@ impl Store for MemoryStore {
     type Writer<'a> = MemoryWriter<'a>;
 
     fn reads(&self) -> MemoryReads {
-        self.reads.clone()
+        self.shown.get_or_init(|| MemoryReads(Arc::new(RwLock::new(self.state.clone())))).clone()
+    }
+
+    fn read(&self) -> Result<MemoryReader, StoreError> {
+        Ok(MemoryReader { state: self.state.clone() })
     }
 
     fn write(&mut self) -> Result<MemoryWriter<'_>, StoreError> {
-        Ok(MemoryWriter { state: self.reads.state(), changes: Changes::NONE, store: self })
+        Ok(MemoryWriter { changes: Changes::NONE, store: self })
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
@@ -345,7 +438,6 @@ impl Store for MemoryStore {
 #[derive(Debug)]
 pub struct MemoryWriter<'a> {
     store: &'a mut MemoryStore,
-    state: Arc<State>,
     changes: Changes,
 }
 
@@ -357,7 +449,7 @@ impl MemoryReader {
 
 impl MemoryWriter<'_> {
     fn view(&self) -> View<'_> {
-        View { state: &self.state, changes: &self.changes }
+        View { state: &self.store.state, changes: &self.changes }
     }
 }
 
@@ -432,25 +524,19 @@ reads_through_view!(MemoryWriter<'_>);
 
 impl Write for MemoryWriter<'_> {
     fn put_record(&mut self, key: &RecordKey, stored: &Stored) -> Result<(), StoreError> {
-        let Self { state, changes, .. } = self;
-        let before = changes.records.get(&state.records, key).map(|old| (old.class, old.seq));
-        if let Some((class, seq)) = before.filter(|_| !mutant!(FeedEntryLeft)) {
-            changes.feed.take_out(key, class, seq);
-        }
-        if before.is_none() || !mutant!(FeedEntrySkipped) {
-            changes.feed.put(key, stored.class, stored.seq);
-        }
-        changes.records.set(Keyed(key.clone()), Some(stored.clone()));
+        let held = match &self.store.common {
+            Some(common) => common.hold(key, &stored.register),
+            None => Arc::new(Held::new(key, &stored.register)),
+        };
+        let fed = !mutant!(FeedEntrySkipped) || self.view().seen(key).is_none();
+        let pending = Pending { held, place: Place::new(stored.class, stored.seq), fed };
+        self.changes.records.set(Keyed(key.clone()), Some(pending));
         Ok(())
     }
 
     fn remove_record(&mut self, key: &RecordKey) -> Result<(), StoreError> {
-        let Self { state, changes, .. } = self;
-        if let Some((class, seq)) = changes.records.get(&state.records, key).map(|old| (old.class, old.seq)) {
-            if !mutant!(FeedEntryLeft) {
-                changes.feed.take_out(key, class, seq);
-            }
-            changes.records.set(Keyed(key.clone()), None);
+        if self.view().seen(key).is_some() {
+            self.changes.records.set(Keyed(key.clone()), None);
         }
         Ok(())
     }
@@ -466,7 +552,8 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
-        let Self { state, changes, .. } = self;
+        let Self { store, changes } = self;
+        let state = &store.state;
         let newest = [state.runs.last_key_value().map(|(n, _)| *n), changes.runs.last_key().copied()];
         let ordinal = newest.into_iter().flatten().max().map_or(0, |newest| newest + 1);
         changes.runs.set(ordinal, Some(start));
@@ -498,13 +585,20 @@ impl Write for MemoryWriter<'_> {
     }
 
     fn commit(self) -> Result<(), StoreError> {
-        let Self { store, state, changes } = self;
+        let Self { store, changes } = self;
         if let Some(error) = store.fail_next_commit.take() {
             return Err(error);
         }
-        // Our own hold on the state would force a copy.
-        drop(state);
-        changes.apply(Arc::make_mut(&mut store.reads.0.write().unwrap_or_else(PoisonError::into_inner)));
+        match store.shown.get() {
+            None => changes.apply(Arc::make_mut(&mut store.state)),
+            Some(MemoryReads(shown)) => {
+                let mut shown = shown.write().unwrap_or_else(PoisonError::into_inner);
+                // A hold of our own on the state would force a copy.
+                *shown = Arc::default();
+                changes.apply(Arc::make_mut(&mut store.state));
+                shown.clone_from(&store.state);
+            }
+        }
         store.fail_after_next_commit.take().map_or(Ok(()), Err)
     }
 }

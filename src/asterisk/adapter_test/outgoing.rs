@@ -224,6 +224,53 @@ fn an_answer_that_tells_of_the_last_push_is_not_new_after_any_number_of_updates(
     assert_eq!(rig.status().lag, 0, "the winner was told");
 }
 
+/// An Asterisk that cannot be reached cannot tell either: it drops the update, and the push was not taken.
+#[test]
+fn an_update_that_was_dropped_while_a_push_was_not_taken_is_brought_back() {
+    let mut rig = Rig::settled();
+    assert_eq!(rig.put("a", "1"), 200);
+    rig.write_here("/foo/a", "pushed");
+    rig.gives_up_and_asks();
+    let content = r#"[{"key":"/foo/a","data":"lost update"}]"#;
+    assert_eq!(rig.publish(&state("put", "foo", "global", content)), 200);
+    assert_eq!(rig.get("/foo/a").as_deref(), Some("lost update"));
+    rig.settle();
+    assert_eq!(rig.status().lag, 0);
+}
+
+#[test]
+fn an_answer_that_tells_of_a_push_whose_answer_was_lost_is_not_new_after_any_number_of_updates() {
+    let mut rig = Rig::settled();
+    assert_eq!(rig.put("a", "before"), 200);
+    rig.write_here("/foo/a", "accepted");
+    rig.accept_all();
+    rig.write_here("/foo/a", "pushed");
+    for value in ["1", "2", "3", "4", "5", "6"] {
+        assert_eq!(rig.put("a", value), 200);
+    }
+    rig.gives_up_and_asks();
+    for value in ["pushed", "accepted"] {
+        let content = format!(r#"[{{"key":"/foo/a","data":"{value}"}}]"#);
+        assert_eq!(rig.publish(&state("put", "foo", "global", &content)), 200);
+        assert_eq!(rig.get("/foo/a").as_deref(), Some("6"));
+    }
+}
+
+/// What was agreed on before the push says nothing any more: the Asterisk may have taken the push, or may have written.
+#[test]
+fn after_a_push_that_was_not_accepted_the_winner_is_told_although_it_was_agreed_on_before() {
+    let mut rig = Rig::settled();
+    rig.write_here("/foo/a", "1");
+    rig.accept_all();
+    rig.delete_here("/foo/a");
+    rig.write_here("/foo/a", "1");
+    rig.gives_up_and_asks();
+    rig.out.clear();
+    rig.now += 5_000;
+    rig.event(Event::Timer);
+    assert_eq!(rig.last_body().4, [("a".to_owned(), "1".to_owned())]);
+}
+
 #[test]
 fn an_update_that_crossed_a_push_is_followed_by_a_push_of_the_winner() {
     let mut rig = Rig::settled();

@@ -68,8 +68,8 @@ impl Attachment {
         let chosen: BTreeMap<_, _> = batch.told.into_iter().collect();
         for (record, agreed) in &chosen {
             let mut shadow = self.teller(sight).shadow(record)?.unwrap_or_default();
-            (shadow.sent, shadow.unsure, shadow.asks) = (true, true, link.asks);
-            shadow.held(*agreed);
+            shadow.asks = link.asks;
+            shadow.push(*agreed);
             self.staged.insert(record.clone(), shadow);
         }
         self.begin(link, Then::Push { chosen }, effects);

@@ -64,8 +64,8 @@ impl Attachment {
                         continue;
                     }
                     self.extras.remove(&record);
-                    let (owed, sent, unsure) = (false, true, false);
-                    let shadow = Shadow { agreed, owed, sent, unsure, epoch, lineage, asks, past };
+                    let (owed, sent, unsure, pushed) = (false, true, false, vec![agreed]);
+                    let shadow = Shadow { agreed, owed, sent, unsure, epoch, lineage, asks, past, pushed };
                     self.staged.insert(record, shadow);
                 }
             }

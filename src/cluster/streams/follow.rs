@@ -100,8 +100,9 @@ impl<R: Reads> Follow<R> {
     /// Follows for ever; whoever planned it cancels it.
     pub async fn run(self) {
         let mut backoff_ms = self.room.config.backoff_min_ms;
+        let mut taken_up = false;
         loop {
-            let (error, was_current) = self.follow().await;
+            let (error, was_current) = self.follow(&mut taken_up).await;
             self.publish(|progress| {
                 progress.connected = false;
                 progress.turned_away |= matches!(error, FollowError::NotShared | FollowError::NotAllowed);
@@ -132,8 +133,8 @@ impl<R: Reads> Follow<R> {
     }
 
     /// Follows over one stream after another until something ends it. Says why, and whether it was current
-    /// in between.
-    async fn follow(&self) -> (FollowError, bool) {
+    /// in between. `taken_up`: whether it has been compared since the plan named it.
+    async fn follow(&self, taken_up: &mut bool) -> (FollowError, bool) {
         self.room.introduced(&self.family, self.source).await;
         let follower = self.room.database.view().and_then(|view| {
             Follower::new(&view.read, self.source, self.crossing, self.family.clone(), self.mode, self.classes)
@@ -142,17 +143,23 @@ impl<R: Reads> Follow<R> {
             Ok(follower) => follower,
             Err(error) => return (error.into(), false),
         };
+        if !*taken_up {
+            follower.take_up();
+        }
         let mut was_current = false;
         let mut right = None;
         loop {
             if follower.must_compare() {
-                right = self.right_to_fetch(right).await;
+                right = self.right_to_compare(right).await;
                 if let Err(error) = self.compare(&mut follower).await {
                     return (error, was_current);
                 }
             }
+            *taken_up = true;
             if follower.asked() == self.classes {
                 right = None;
+            } else if right.is_none() {
+                right = self.right_to_fetch().await;
             }
             if let Err(error) = self.stream(&mut follower, &mut was_current).await {
                 return (error, was_current);
@@ -160,11 +167,17 @@ impl<R: Reads> Follow<R> {
         }
     }
 
-    /// Of several sources a family is fetched whole from one, and then compared with the others.
-    async fn right_to_fetch(&self, held: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+    /// The first that compares brings what all have, and then the others may compare at once: they find little.
+    async fn right_to_compare(&self, held: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
         if held.is_some() {
             return held;
         }
+        let waits = self.room.is_fetched(&self.family);
+        self.right_to_fetch().await.filter(|_| !waits)
+    }
+
+    /// Of several sources a family is fetched whole from one, and then compared with the others.
+    async fn right_to_fetch(&self) -> Option<OwnedSemaphorePermit> {
         let patience = Duration::from_millis(self.room.config.fetch_patience_ms);
         tokio::time::timeout(patience, self.room.fetching(&self.family).acquire_owned()).await.ok()?.ok()
     }
@@ -217,9 +230,9 @@ impl<R: Reads> Follow<R> {
             }
             let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
             let entries = self.read(header, &payload)?;
-            let from = follower.cursor_seq();
+            let (from, news) = (follower.cursor_seq(), follower.caught_up());
             next = follower.on_entries(entries)?;
-            brought = followed.brings(from, follower, &next);
+            brought = followed.brings(from, news, follower, &next);
         }
         close(send, recv);
         Ok(())

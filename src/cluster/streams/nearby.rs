@@ -17,10 +17,10 @@ use crate::cluster::mesh::Incoming;
 use crate::core::codec::{FRAME_MAX_BYTES, HEADER_BYTES};
 use crate::core::eid::Eid;
 use crate::core::message::{Entries, FollowReply, Heard, Missing};
-use crate::core::nearby::{Due, Nearby, nearest};
+use crate::core::nearby::{self, Due, Nearby, nearest};
 use crate::core::path::Family;
 use crate::core::record::{Classes, Record};
-use crate::core::replica::{Apply, Input, Outcome};
+use crate::core::replica::{Input, Outcome};
 use crate::core::session::{Follower, Next};
 use crate::core::storage::{Cursor, Reads, Run};
 
@@ -73,6 +73,7 @@ pub(super) struct Followed<'a, R> {
 pub(super) struct Brought {
     from: u64,
     cursor: Cursor,
+    news: bool,
     records: Vec<Record>,
 }
 
@@ -91,20 +92,22 @@ impl<'a, R: Reads> Followed<'a, R> {
         }
     }
 
-    /// A frame has been read, which began at `from` of the source.
-    pub fn brings(&self, from: u64, follower: &Follower, next: &Next) -> Option<Brought> {
+    /// A frame has been read, which began at `from` of the source. `news`: until then the follower was caught up.
+    pub fn brings(&self, from: u64, news: bool, follower: &Follower, next: &Next) -> Option<Brought> {
         let cursor = Cursor { run: self.run?, seq: follower.cursor_seq() };
-        match next {
-            Next::Apply(apply) => Some(Brought { from, cursor, records: apply.records.clone() }),
-            Next::Read => Some(Brought { from, cursor, records: Vec::new() }),
-            _ => None,
-        }
+        let records = match next {
+            Next::Apply(apply) => apply.records.clone(),
+            Next::Read => Vec::new(),
+            _ => return None,
+        };
+        Some(Brought { from, cursor, news, records })
     }
 
     /// It is durable: others are told of it.
     pub fn brought(&self, brought: Brought) {
-        let Brought { from, cursor, records } = brought;
-        let heard = self.room.nearby.lock().came(self.family, self.source, from, cursor, &records);
+        let Brought { from, cursor, news, records } = brought;
+        let brought = nearby::Brought { from, cursor, news, records: &records };
+        let heard = self.room.nearby.lock().came(self.family, self.source, brought);
         let Some(heard) = heard else { return };
         for peer in self.others() {
             let (room, heard) = (self.room.clone(), heard.clone());
@@ -212,18 +215,7 @@ async fn fetch<R: Reads>(
     if !room.nearby.lock().lacks(heard) || !room.knows(&heard.family, peer) {
         return Ok(());
     }
-    // Applied like a frame of the source, but for the cursor: the late frame finds everything as it brings it.
-    let apply = Apply {
-        source: peer,
-        crossing: true,
-        family: heard.family.clone(),
-        mode,
-        since: None,
-        floor: None,
-        records: entries.records,
-        cursor: None,
-        drop_cursor: None,
-    };
+    let apply = Nearby::apply(heard, peer, mode, entries.records);
     if let Ok(Outcome::Applied(_)) = room.database.submit(Input::Apply(apply)).await {
         room.nearby.lock().fetched(heard);
         counters.fetched_nearby.add(records);

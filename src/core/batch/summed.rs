@@ -14,14 +14,24 @@ impl<W: Write> Batch<'_, W> {
     /// A record of an exchanged family is about to be put at the head, over `existing` if there is one.
     pub(super) fn sum_put(&mut self, family: &Family, key: &RecordKey, existing: Option<&Stored>, register: &Register) {
         let item = |register: &Register| self.settings.sketch_key.item(key, register.stamp());
-        let (old, new) = (existing.map(|stored| (item(&stored.register), stored.seq)), item(register));
+        let old = existing.map(|stored| (item(&stored.register), stored.seq));
+        let new = item(register);
         let summary = self.ledger.summaries.get_mut(family).expect("every exchanged family has a summary");
         match &old {
             Some((old, _)) => summary.root.toggle(old),
             None => summary.records += 1,
         }
         summary.root.toggle(&new);
-        self.changes.push(Change::Put { family: family.clone(), old, new: (new, self.ledger.head) });
+        let records = summary.records;
+        if self.is_followed(family, records) {
+            self.changes.push(Change::Put { family: family.clone(), old, new: (new, self.ledger.head) });
+        }
+    }
+
+    /// Whether cells are kept of the family, or are to be, so that each change matters to them.
+    fn is_followed(&self, family: &Family, records: u64) -> bool {
+        let shared_now = |change: &Change| matches!(change, Change::Shared(shared, _) if shared == family);
+        self.sketches.follows(family, records) || self.changes.iter().any(shared_now)
     }
 
     /// A record of an exchanged family is about to be taken out.

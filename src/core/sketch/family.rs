@@ -1,6 +1,6 @@
 //! The sketches of this node's shared families, kept while records come and go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decode::cells_of;
@@ -122,6 +122,16 @@ impl Sketch {
         self.index.of(key)
     }
 
+    /// A sum and nothing more: cells and places are made from a scan of the records when they are needed.
+    pub fn without_cells(key: SketchKey, summary: Summary) -> Self {
+        Self { key, summary, cells: Arc::default(), index: Index::default() }
+    }
+
+    /// Whether it keeps cells and places.
+    pub fn keeps_cells(&self) -> bool {
+        !self.cells.is_empty()
+    }
+
     /// Whether it has grown out of its cells: build it anew.
     fn is_outgrown(&self) -> bool {
         self.cells.len() < cells_for(self.summary.records)
@@ -143,6 +153,9 @@ impl Sketch {
 
     /// Whether both sum the same records and find them at the same places.
     pub fn agrees_with(&self, other: &Sketch) -> bool {
+        if !self.keeps_cells() || !other.keeps_cells() {
+            return self.summary == other.summary;
+        }
         let cells = self.cells.len().min(other.cells.len());
         let entries = |sketch: &Sketch| -> Vec<(u64, u64)> {
             sketch.index.buckets.iter().flat_map(|bucket| bucket.iter().copied()).collect()
@@ -209,20 +222,46 @@ pub enum Change {
 }
 
 /// The sketches of all families that this node exchanges.
+///
+/// A small family's cells are not kept: a scan when they are wanted costs less than to change some twenty of them with
+/// each write. Its sum is in the summary alone, which the caller keeps.
 #[derive(Debug, Default)]
-pub struct Sketches(BTreeMap<Family, Arc<Sketch>>);
+pub struct Sketches {
+    of: BTreeMap<Family, Arc<Sketch>>,
+    /// Families of fewer records keep no cells.
+    cells_from: u64,
+    /// Those that do.
+    with_cells: BTreeSet<Family>,
+}
 
 impl Sketches {
+    /// None at all, for now.
+    pub fn new(cells_from: u64) -> Self {
+        Self { cells_from, ..Self::default() }
+    }
+
     pub fn get(&self, family: &Family) -> Option<&Arc<Sketch>> {
-        self.0.get(family)
+        self.of.get(family)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Family, &Arc<Sketch>)> {
-        self.0.iter()
+        self.of.iter()
     }
 
     pub fn replace(&mut self, family: Family, sketch: Sketch) {
-        self.0.insert(family, Arc::new(sketch));
+        let small = sketch.summary.records < self.cells_from;
+        let sketch = if small { Sketch::without_cells(sketch.key, sketch.summary) } else { sketch };
+        if small {
+            self.with_cells.remove(&family);
+        } else {
+            self.with_cells.insert(family.clone());
+        }
+        self.of.insert(family, Arc::new(sketch));
+    }
+
+    /// Whether changes of a family that now has so many records are to be handed to [`Self::apply`].
+    pub fn follows(&self, family: &Family, records: u64) -> bool {
+        records >= self.cells_from || self.with_cells.contains(family)
     }
 
     /// Carries out what a durable batch has staged, and names the families whose sketches must be built anew,
@@ -236,13 +275,21 @@ impl Sketches {
                     continue;
                 }
                 Change::Unshared(family) => {
-                    self.0.remove(&family);
+                    self.of.remove(&family);
+                    self.with_cells.remove(&family);
                     continue;
                 }
                 Change::Put { family, old, new } => (family, old, Some(new)),
                 Change::Gone { family, old } => (family, Some(old), None),
             };
-            let sketch = Arc::make_mut(self.0.get_mut(&family).expect("what is exchanged has a sketch"));
+            let sketch = Arc::make_mut(self.of.get_mut(&family).expect("what is exchanged has a sketch"));
+            if !sketch.keeps_cells() {
+                // It has come to more records than that: only those changes are handed in.
+                if !outgrown.contains(&family) {
+                    outgrown.push(family);
+                }
+                continue;
+            }
             if let Some((item, seq)) = old.filter(|_| !mutant!(OldItemStays)) {
                 sketch.take_out(&item, seq);
             }
@@ -253,7 +300,7 @@ impl Sketches {
                 outgrown.push(family);
             }
         }
-        outgrown.retain(|family| self.0.get(family).is_some_and(|sketch| sketch.is_outgrown()));
+        outgrown.retain(|family| self.of.get(family).is_some_and(|sketch| sketch.is_outgrown()));
         outgrown
     }
 }

@@ -38,6 +38,9 @@ impl Patience {
     /// What is lost by now.
     pub fn losses(&self, members: &[Member], now_ms: u64) -> Losses {
         let loss = |member: &Member| {
+            if mutant!(WaitedForEver) {
+                return None;
+            }
             let waited_ms = now_ms.saturating_sub(*self.since_ms.get(&member.eid).filter(|_| is_missing(member))?);
             match waited_ms {
                 waited if waited >= self.missed_ms => Some((member.eid, Loss::Missed)),

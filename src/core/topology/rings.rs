@@ -1,6 +1,7 @@
 //! Rings of gossip: who speaks for a site in the ring of sites, and whom a node dials where each site gossips by itself.
 //!
-//! The speaker of a site is its relay for the cluster's books, so that its connections to the others serve both.
+//! The speaker of a site is its relay for the cluster's books, once that has settled, so that its connections to the others serve
+//! both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +58,7 @@ pub fn dial<'a>(
     for (living, mut dead) in sites.into_values() {
         match speaker(living) {
             Some(speaker) => _ = dial.insert(speaker),
+            None if mutant!(SilentSiteNotTried) => {}
             None => {
                 by_rank(&mut dead);
                 dial.extend(dead.into_iter().take(TRIED_PER_SITE));

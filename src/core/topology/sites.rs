@@ -1,7 +1,7 @@
 //! The plan of one family.
 //!
 //! Where every link that is needed stands, it is this: all mates (members of the own site) for what they wrote
-//! themselves; the relay (the first of the site by rank) also for what has crossed; and if this node is the
+//! themselves; the relay (the first of the site by rank, of those that have settled) also for what has crossed; and if this node is the
 //! relay, one node of each other site for all that was written there.
 //!
 //! Where a live member is out of reach, its records take another way. What makes this possible is that each
@@ -56,7 +56,7 @@ enum Role<'a> {
     Mate(&'a Member),
 }
 
-/// Members that share the family with this node, those of a site with the greatest rank first.
+/// Members that share the family with this node, in each site those first that would be its relay first.
 pub(super) struct Look<'a> {
     losses: &'a Losses,
     mates: Vec<&'a Member>,
@@ -72,21 +72,27 @@ impl<'a> Look<'a> {
     pub fn new(me: Me<'a>, family: &Family, peers: impl Iterator<Item = &'a Member>, losses: &'a Losses) -> Self {
         let mut mates = Vec::new();
         let mut others = BTreeMap::<&str, Vec<&Member>>::new();
-        let mut many_sites = false;
+        let (mut many_sites, mut calm) = (false, losses.is_empty());
         for peer in peers {
             many_sites |= peer.site != me.site;
+            calm &= peer.unreached.is_empty();
             match peer.live {
                 true if peer.site == me.site => mates.push(peer),
                 true => others.entry(&peer.site).or_default().push(peer),
                 false => {}
             }
         }
-        for site in others.values_mut().chain([&mut mates]) {
-            site.sort_by_cached_key(|member| order(me, family, member.eid));
+        mates.sort_by_cached_key(|member| Reverse(place(me, family, member.settled, member.eid)));
+        let own = place(me, family, me.settled, me.eid);
+        let place_of_own = mates.iter().take_while(|mate| place(me, family, mate.settled, mate.eid) > own).count();
+        // Where nobody is out of reach, only the relay has anything to do with other sites.
+        if place_of_own > 0 && calm {
+            others.clear();
         }
-        let own = order(me, family, me.eid);
-        let place = mates.iter().take_while(|mate| order(me, family, mate.eid) < own).count();
-        Self { losses, mates, place, others, many_sites, out: OfFamily::default() }
+        for site in others.values_mut() {
+            site.sort_by_cached_key(|member| Reverse(place(me, family, member.settled, member.eid)));
+        }
+        Self { losses, mates, place: place_of_own, others, many_sites, out: OfFamily::default() }
     }
 
     pub fn plan(mut self) -> OfFamily {
@@ -249,9 +255,9 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Whoever comes first is the relay.
-fn order(me: Me<'_>, family: &Family, eid: Eid) -> (bool, Reverse<(u64, Eid)>) {
-    (me.decommissioned.contains(&eid), Reverse(rank(family, eid)))
+/// By rank, but those who have just come back behind all others, and the decommissioned behind these.
+fn place(me: Me<'_>, family: &Family, settled: bool, eid: Eid) -> (bool, bool, (u64, Eid)) {
+    (!me.decommissioned.contains(&eid), settled, rank(family, eid))
 }
 
 fn is_near_at_hand(reach: Reach) -> bool {

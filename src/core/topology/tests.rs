@@ -12,9 +12,9 @@ fn shared(families: &[(&str, Mode)]) -> Shared {
     families.iter().map(|(name, mode)| (Family::new(name).expect("a family"), *mode)).collect()
 }
 
-const FOO: &[(&str, Mode)] = &[("foo", Mode::Global)];
+pub(super) const FOO: &[(&str, Mode)] = &[("foo", Mode::Global)];
 
-fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member {
+pub(super) fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member {
     Member {
         eid: eid(last),
         run: Run(u64::from(last)),
@@ -26,6 +26,7 @@ fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member {
         roots: BTreeMap::new(),
         head: 0,
         unreached: BTreeSet::new(),
+        settled: true,
         live: true,
         connected: true,
     }
@@ -33,7 +34,7 @@ fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member {
 
 fn here(last: u8) -> Me<'static> {
     static NOBODY: BTreeSet<Eid> = BTreeSet::new();
-    Me { eid: eid(last), site: "here", decommissioned: &NOBODY }
+    Me { eid: eid(last), site: "here", settled: true, decommissioned: &NOBODY }
 }
 
 fn foo_of(me: Me<'_>, members: &[Member], losses: &Losses) -> BTreeMap<Eid, Classes> {
@@ -193,4 +194,22 @@ fn patience_ends_twice_and_begins_anew_with_a_connection() {
     assert_eq!(patience.losses(&away, 17_999), Losses::new());
     patience.need(&BTreeSet::new(), &away, 18_000);
     assert_eq!(patience.losses(&away, 99_000), Losses::new(), "nobody needs it any more");
+}
+
+#[test]
+fn who_has_just_come_back_is_relay_only_where_nobody_has_stayed() {
+    let ([relay, second, third], _, mut members) = two_sites();
+    change(&mut members, relay, |member| member.settled = false);
+    let fars = |me: u8, members: &[Member]| {
+        let of = foo_of(here(me), &without(members, me), &Losses::new());
+        of.into_iter().filter(|(_, classes)| classes.intersects(Classes::FAR)).map(|(eid, _)| eid).collect::<Vec<_>>()
+    };
+    assert_eq!(fars(third, &members), [eid(second)], "the next one has its office");
+    assert_eq!(fars(second, &members), [], "and knows it");
+    let back = Me { settled: false, ..here(relay) };
+    let of = foo_of(back, &without(&members, relay), &Losses::new());
+    assert!(of[&eid(second)].intersects(Classes::FAR), "and the one that came back follows it like the others");
+    [second, third].into_iter().for_each(|last| change(&mut members, last, |member| member.settled = false));
+    let of = foo_of(back, &without(&members, relay), &Losses::new());
+    assert!(of.values().all(|classes| !classes.intersects(Classes::FAR)), "all have just come: by rank");
 }

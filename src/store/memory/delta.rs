@@ -32,6 +32,10 @@ impl<K: Ord, V> Delta<K, V> {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.row.is_empty() && self.tree.is_empty()
+    }
+
     /// What became of a key, if anything did.
     pub fn change<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&Option<V>>
     where
