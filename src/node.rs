@@ -26,7 +26,7 @@ use self::report::Reporter;
 use crate::asterisk::driver::{self, Bound, DriverConfig, Shown};
 use crate::cluster::streams::{self, Streams, StreamsConfig, WanConfig};
 use crate::cluster::tls::{Identity, IdentityFiles, TlsError};
-use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError, Rings};
+use crate::cluster::{Gossip, GossipConfig, GossipError, Mesh, MeshConfig, MeshError, Rings, Traffic};
 use crate::config::sip::own_eid;
 use crate::config::{self, Config, Verify};
 use crate::core::clock::UnixMs;
@@ -150,6 +150,7 @@ pub struct Node {
     cluster: std::net::SocketAddr,
     streams: Streams,
     reloader: Reloader,
+    mesh: Mesh,
 }
 
 impl Node {
@@ -210,7 +211,7 @@ impl Node {
         let (cluster, stop) = (mesh.local_address()?, cancel.clone());
         let reporter = Reporter {
             database: database.clone(),
-            mesh,
+            mesh: mesh.clone(),
             gossip,
             streams: streams.clone(),
             alarms,
@@ -239,7 +240,7 @@ impl Node {
             }
         });
         tracing::info!(%eid, %run, site = config.site, %cluster, %http, data_dir = %config.data_dir.display(), "node is up");
-        Ok(Self { database, writer, tracker, cancel, cluster, streams, reloader })
+        Ok(Self { database, writer, tracker, cancel, cluster, streams, reloader, mesh })
     }
 
     /// Runs a task until it ends or the node stops.
@@ -259,6 +260,11 @@ impl Node {
 
     pub fn streams(&self) -> &Streams {
         &self.streams
+    }
+
+    /// Bytes to and from all peers since the start.
+    pub fn traffic(&self) -> Traffic {
+        self.mesh.traffic()
     }
 
     /// Ends all tasks, then the writer, which closes the store.

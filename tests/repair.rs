@@ -152,3 +152,38 @@ fn a_stamp_from_the_future_and_one_stamp_on_two_values_are_told_by_status_metric
     let words = ["two nodes write as", "02:00:00:00:00:e2", "a certificate of its own"];
     told(0, "kinfolk_merges_duplicate_eid_total", words);
 }
+
+#[test]
+fn two_live_nodes_of_one_eid_are_told_so_by_status_metrics_and_log_on_both() {
+    let mut fleet = common::prepare(common::plan(3, &SHARED));
+    // Node 2 is run with the certificate of node 0, and a disk of its own.
+    let file = fleet.config_file(2);
+    let config = std::fs::read_to_string(&file).expect("readable");
+    let of = |node: usize, extension: &str| format!("{}.{extension}", fleet.eid(node).compact());
+    let cloned = config.replace(&of(2, "pem"), &of(0, "pem")).replace(&of(2, "key"), &of(0, "key"));
+    assert_ne!(cloned, config);
+    std::fs::write(&file, cloned).expect("written");
+    for node in [0, 1, 2] {
+        fleet.spawn(node).expect("it starts");
+    }
+    for node in [0, 2] {
+        let told = || {
+            let status = fleet.api(node).status().ok()?;
+            let alarm =
+                status.node.alarms.iter().find(|alarm| alarm.contains("another live node has this node's EID"))?;
+            Some((alarm.clone(), status.node.ready))
+        };
+        let (alarm, ready) = fleet.wait_for("the alarm", SOON, told).expect("it is told");
+        assert!(alarm.contains("02:00:00:00:00:0a") && alarm.contains("stop one of them"), "node {node}: {alarm}");
+        assert!(!ready, "node {node}: nobody should write here before one of them is stopped");
+        assert!(metric(&fleet, node, "kinfolk_refused_total", "duplicate_eid") >= 1, "node {node}");
+        assert!(fleet.log(node).contains("issue it a certificate of its own"), "node {node}: the log says what to do");
+        let shown = fleet.command(&["status", "--node", &fleet.url(node)]).output().expect("it runs");
+        assert!(String::from_utf8_lossy(&shown.stdout).contains(&alarm), "node {node}: kinfolk status shows it");
+    }
+    let alarms = fleet.api(1).status().expect("a status").node.alarms;
+    assert!(
+        !alarms.iter().any(|alarm| alarm.contains("this node's EID")),
+        "the third node is none of the two: {alarms:?}"
+    );
+}

@@ -44,7 +44,7 @@ fn reconcile(ours: &Synthetic, theirs: &Synthetic) -> (Ended, Cost) {
     let (left, right) = (ours.snapshot(), theirs.snapshot());
     let peer = |last| Peer { eid: Eid::new([2, 0, 0, 0, 0, last]), crossing: false };
     let mut cost = Cost::default();
-    let mut opener = Opener::new(&left, peer(2));
+    let mut opener = Opener::new(&left, peer(2), Some(theirs.sketch.summary().root));
     let mut opener_spoke = false;
     let Ok(Step::Ask(ask)) = opener.next(&left.read) else { panic!("it asks first") };
     let mut said = |cost: &mut Cost, by_opener: bool, frame: &[u8], content: bool| {
@@ -113,7 +113,6 @@ fn count_records(cost: &mut Cost, frame: &kinfolk::core::message::Reconcile) -> 
             cost.records += records.len();
             true
         }
-        Reconcile::Settled => false,
         _ => true,
     }
 }
@@ -156,7 +155,7 @@ fn bytes() {
             let goal = if items == 0 {
                 cost.to_answerer <= 64 && cost.to_opener <= 64
             } else {
-                above <= 70 * items + 1_024 && cost.turns_of_content <= 5
+                above <= 70 * items + 1_024 && cost.turns_of_content <= 4
             };
             let per_item = if items == 0 { 0.0 } else { (above as f64 - 1_024.0).max(0.0) / items as f64 };
             println!(
@@ -221,12 +220,11 @@ fn upkeep() {
             let family = foo();
             let snapshot = held.then(|| sketches.get(&family).cloned());
             let began = cpu_ns();
-            let change =
-                |((key, stamp, seq), new, head): &((kinfolk::core::record::RecordKey, _, u64), _, u64)| Change::Put {
-                    family: family.clone(),
-                    old: Some((KEY.item(key, *stamp), *seq)),
-                    new: (KEY.item(key, *new), *head),
-                };
+            let change = |((key, stamp, seq), new, head): &((kinfolk::core::record::RecordKey, _, u64), _, u64)| {
+                let hash = KEY.key_hash(key);
+                let (old, new) = (KEY.item_of(hash, *stamp), KEY.item_of(hash, *new));
+                Change::Put { family: family.clone(), old: Some((old, *seq)), new: (new, *head) }
+            };
             let changes = puts.iter().map(change).collect();
             sketches.apply(changes);
             spent += cpu_ns() - began;

@@ -72,7 +72,8 @@ impl World {
         let Some(snapshot) = process.replica.snapshot(&name).expect("memory reads") else { return Ok(None) };
         self.streams += 1;
         let stream = self.streams;
-        let machine = Box::new(Opener::new(&snapshot, Peer { eid, crossing }));
+        let heard = process.verifying.heard_of(peer, &name);
+        let machine = Box::new(Opener::new(&snapshot, Peer { eid, crossing }, heard));
         let session = session(peer, family, Machine::Opener(machine), snapshot);
         process.verifying.sessions.insert((stream, true), session);
         if bootstrap {

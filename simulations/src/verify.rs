@@ -51,6 +51,11 @@ impl Verifying {
             fetching: BTreeMap::new(),
         }
     }
+
+    /// A peer's root as it was last heard.
+    pub fn heard_of(&self, peer: HostId, family: &Family) -> Option<Root> {
+        self.heard.get(&peer)?.get(family).copied()
+    }
 }
 
 /// Counts for coverage and for the table of costs.

@@ -14,7 +14,7 @@ use super::codec::{
 use super::eid::Eid;
 use super::family::Mode;
 use super::message::{
-    Compare, Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, Reconcile, WideGossip,
+    Compare, Counts, Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, Reconcile, WideGossip,
 };
 use super::path::{Family, PATH_MAX_BYTES, Path, VALUE_MAX_BYTES, Value};
 use super::protocol::Versions;
@@ -139,8 +139,13 @@ fn entries_with_a_put_a_tombstone_and_an_owner_have_this_form() {
 #[test]
 fn a_request_to_compare_has_this_form() {
     let (floor, root) = (Hlc::from_parts(1_790_000_000_000, 7).expect("in range"), ROOT.parse().expect("a root"));
-    let compare = Compare { family: Family::new("foo").expect("a family"), mode: Mode::Unique, floor, root };
-    golden(&compare, &["4b46 01 06 27000000", "0300000000000000 666f6f 01000000", "070000009e7f0005", ROOT_HEX]);
+    let (family, mode) = (Family::new("foo").expect("a family"), Mode::Unique);
+    let compare = Compare { family, mode, floor, root, counts: None };
+    let fixed = ["0300000000000000 666f6f 01000000", "070000009e7f0005", ROOT_HEX].concat();
+    golden(&compare, &["4b46 01 06 28000000", &fixed, "00"]);
+    let counts = Some(Counts { records: 3, estimator: vec![0xbb, 0xcc] });
+    let counted = "01 0300000000000000 0200000000000000 bbcc";
+    golden(&Compare { counts, ..compare }, &["4b46 01 06 3a000000", &fixed, counted]);
 }
 
 #[test]
@@ -150,26 +155,24 @@ fn each_frame_of_a_reconcile_has_this_form() {
     golden(&Reconcile::Equal { run: RUN, head }, &["4b46 01 07 14000000", "00000000", RUN_HEX, head_hex]);
     let root = ROOT.parse().expect("a root");
     let (cells, estimator) = (vec![0xaa], vec![0xbb, 0xcc]);
-    let differs = Reconcile::Differs { run: RUN, head, root, records: 3, cells, estimator };
-    let bytes = "0100000000000000 aa 0200000000000000 bbcc";
-    golden(&differs, &["4b46 01 07 3f000000", "01000000", RUN_HEX, head_hex, ROOT_HEX, three, bytes]);
+    let differs = Reconcile::Differs { run: RUN, head, root, records: 3, cells, last: true, estimator };
+    let bytes = "0100000000000000 aa 01 0200000000000000 bbcc";
+    golden(&differs, &["4b46 01 07 40000000", "01000000", RUN_HEX, head_hex, ROOT_HEX, three, bytes]);
     let not_shared = Reconcile::NotShared { mode: Some(Mode::Unique) };
     golden(&not_shared, &["4b46 01 07 09000000", "02000000", "01 01000000"]);
     golden(&Reconcile::OtherFloor { floor: Some(floor) }, &["4b46 01 07 0d000000", "03000000", "01 070000009e7f0005"]);
     golden(&Reconcile::Busy, &["4b46 01 07 04000000", "04000000"]);
-    let cells = Reconcile::Cells { records: 3, packed: vec![0xaa], last: true };
-    golden(&cells, &["4b46 01 07 16000000", "05000000", three, "0100000000000000 aa", "01"]);
+    let cells = Reconcile::Cells { packed: vec![0xaa], last: true };
+    golden(&cells, &["4b46 01 07 0e000000", "05000000", "0100000000000000 aa", "01"]);
     golden(&Reconcile::More { upto: 258 }, &["4b46 01 07 08000000", "06000000", "02010000"]);
-    golden(&Reconcile::Everything, &["4b46 01 07 04000000", "07000000"]);
     let records = vec![record("/foo/b", Some(EID), None, true)];
     let tombstone =
         ["0600000000000000 2f666f6f2f62 01 0200000001ab", "00", STAMP_HEX, "216b6c6f666e696b", "01"].concat();
     let wants = "0100000000000000 0100000000000000";
     golden(
         &Reconcile::Records { records, wants: vec![1], last: false },
-        &["4b46 01 07 4a000000", "08000000", "0100000000000000", &tombstone, wants, "00"],
+        &["4b46 01 07 4a000000", "07000000", "0100000000000000", &tombstone, wants, "00"],
     );
-    golden(&Reconcile::Settled, &["4b46 01 07 04000000", "09000000"]);
 }
 
 #[test]

@@ -78,6 +78,15 @@ pub struct Compare {
     /// Its purge floor: families are compared at equal floors only.
     pub floor: Hlc,
     pub root: Root,
+    /// Where the opener has reason to expect a difference: so that the answer can bring the cells that tell it.
+    pub counts: Option<Counts>,
+}
+
+/// From what may be estimated how much differs: how many records a side has, and its estimator as in `sketch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub records: u64,
+    pub estimator: Vec<u8>,
 }
 
 /// Every other frame of a reconcile, in both directions; who says what when is told in `reconcile`.
@@ -85,24 +94,22 @@ pub struct Compare {
 pub enum Reconcile {
     /// The roots are equal, at this head of the answerer's feed. The stream ends.
     Equal { run: Run, head: u64 },
-    /// The roots differ. The first cells and the estimator are those of `sketch`.
-    Differs { run: Run, head: u64, root: Root, records: u64, cells: Vec<u8>, estimator: Vec<u8> },
+    /// The roots differ. The answerer's first cells, of a set of so many records, and whether they are all for now; its
+    /// estimator, unless it could estimate itself how many are needed (else it is empty).
+    Differs { run: Run, head: u64, root: Root, records: u64, cells: Vec<u8>, last: bool, estimator: Vec<u8> },
     /// The family is not shared here, or in another mode. The stream ends.
     NotShared { mode: Option<Mode> },
     /// The answerer has another purge floor. The stream ends.
     OtherFloor { floor: Option<Hlc> },
     /// Too many are being answered already. The stream ends.
     Busy,
-    /// The opener's next cells, of a set of so many records.
-    Cells { records: u64, packed: Vec<u8>, last: bool },
+    /// The answerer's next cells.
+    Cells { packed: Vec<u8>, last: bool },
     /// These cells do not decode: send more, up to so many in all.
     More { upto: u32 },
-    /// So much differs that everything had better be fetched. The stream ends.
-    Everything,
-    /// Records that the receiver lacks, and the hashes of the keys of those that the sender lacks.
+    /// Records that the receiver lacks, and the hashes of the keys of those that the sender lacks. From the answerer, the
+    /// last says also that what the opener sent is durable there.
     Records { records: Vec<Record>, wants: Vec<u64>, last: bool },
-    /// The last records are durable at the answerer.
-    Settled,
 }
 
 impl Reconcile {
@@ -115,9 +122,7 @@ impl Reconcile {
             Reconcile::Busy => "busy",
             Reconcile::Cells { .. } => "cells",
             Reconcile::More { .. } => "more",
-            Reconcile::Everything => "everything",
             Reconcile::Records { .. } => "records",
-            Reconcile::Settled => "settled",
         }
     }
 }

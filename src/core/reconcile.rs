@@ -1,25 +1,25 @@
 //! Reconcile: two nodes make one family equal at the price of the difference. Both ends as state machines, no
 //! sockets.
 //!
-//! The opener asks with its root. Equal roots end it. Else the answerer sends a few cells of its sketch and an
-//! estimator. If these cells decode, the opener knows what differs. If not, it sends as many of its own cells as
-//! the estimate wants, and the answerer decodes. Whoever has decoded sends the records that the other lacks and
-//! names the ones that it lacks itself; the other answers with those:
+//! The opener asks with its root and, where it has heard that the other's differs, an estimator. Equal roots end it.
+//! Else the answerer sends cells of its sketch: as many as the estimate wants, or a few and an estimator of its own, from
+//! which the opener tells how many more it wants. When they decode, the opener sends the records that the answerer lacks and
+//! names the ones that it lacks itself; the answerer answers with those when what came is durable:
 //!
 //! ```text
-//! few differences                        more
-//! opener     answerer                    opener     answerer
-//!   ── Compare ──►                         ── Compare ──►
-//!   ◄── Differs ──                         ◄── Differs ──
-//!   ── Records, wants ──►                  ── Cells ──►            (again, if `More` are wanted)
-//!   ◄── Records ──                         ◄── Records, wants ──
-//!                                          ── Records ──►
-//!                                          ◄── Settled ──
+//! opener     answerer
+//!   ── Compare ──►
+//!   ◄── Differs ──  ◄── Cells ── …
+//!   ── More ──►                       (only where the cells were too few, or nothing could be estimated)
+//!   ◄── Cells ── …
+//!   ── Records, wants ──► …
+//!   ◄── Records ── …
 //! ```
 //!
-//! So no record crosses that the other side has or that would lose there, and both hold everything within two
-//! round trips and one last push. Where fetching everything costs less than the cells, the opener is told so.
-//! What was applied before a stream broke stays applied: the next attempt finds so much less to do.
+//! So no record crosses that the other side has or that would lose there, and both hold everything within two round trips,
+//! or three where one side had not heard of the difference or the estimate was too low. Where fetching everything costs less
+//! than the cells, the opener is told so. What was applied before a stream broke stays applied: the next attempt finds so
+//! much less to do.
 //!
 //! Both sides work on snapshots, so that cells, roots and records of one stream belong together. Never here:
 //! waiting, choosing a peer (`verify`). Invariants: memory is bounded by [`CELLS_MAX`] on both sides; a peer that
@@ -39,22 +39,47 @@ pub use self::opener::Opener;
 use super::clock::Hlc;
 use super::eid::Eid;
 use super::family::Mode;
-use super::message::{Compare, Reconcile};
+use super::message::{Compare, Counts, Reconcile};
 use super::path::Family;
 use super::record::{Record, RecordKey};
 use super::replica::Apply;
-use super::sketch::{Broken, CELLS_MAX, Cell, Item, Sketch};
+use super::sketch::{
+    Broken, CELL_BYTES, CELLS_MAX, Cell, ESTIMATE_CELLS, Item, Sketch, cells_wanted, estimate, estimator,
+};
 use super::storage::{Read, Run, Span, StoreError};
 
-/// Cells that the answerer sends at once: they decode where hardly anything differs.
+/// Cells that the answerer sends where nothing is estimated yet: they decode where hardly anything differs.
 const FIRST_CELLS: usize = 8;
-/// Cells in one frame, at most: 40 bytes each, mostly.
+/// Cells in one frame, at most.
 const FRAME_CELLS: usize = 4_096;
-/// How often an answerer may ask for more cells.
+/// How often an opener may ask for more cells.
 const ROUNDS_MAX: u32 = 8;
-/// What a cell and a record cost on the wire, about: to judge whether everything is cheaper.
-const CELL_BYTES: u64 = 40;
+/// What a record costs on the wire, about: to judge whether everything is cheaper than cells.
 const RECORD_BYTES: u64 = 100;
+
+/// What is best done about an estimated difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Advice {
+    /// So many cells will most likely decode.
+    Cells(usize),
+    /// The opener had better fetch everything.
+    Everything,
+    /// The answerer had better, and will.
+    LeftToPeer,
+}
+
+/// `differing` of the records that the opener and the answerer have differ, as far as can be estimated.
+fn advise(opener: u64, answerer: u64, differing: u64) -> Advice {
+    let wanted = cells_wanted(differing);
+    // The answerer's less the opener's is known, and their sum is estimated.
+    let lacking = ((differing + answerer).saturating_sub(opener) / 2).min(answerer);
+    let dear = wanted as u64 * CELL_BYTES > (answerer - lacking) * RECORD_BYTES;
+    if wanted <= CELLS_MAX && !dear && opener > 0 {
+        return Advice::Cells(wanted);
+    }
+    let little = lacking < differing / 16 || answerer == 0;
+    if little { Advice::LeftToPeer } else { Advice::Everything }
+}
 
 /// One family of a store at one moment: its sketch and its records belong together.
 #[derive(Clone, Debug)]
@@ -267,6 +292,22 @@ impl Own {
             })?;
         }
         Ok(keys)
+    }
+
+    fn records(&self) -> u64 {
+        self.sketch.summary().records
+    }
+
+    fn counts<R: Read>(&mut self, read: &R) -> Result<Counts, StoreError> {
+        let estimator = estimator(self.cells(read, 0..ESTIMATE_CELLS.end)?);
+        Ok(Counts { records: self.records(), estimator })
+    }
+
+    /// About how many items differ from a set of which these are the counts.
+    fn estimate<R: Read>(&mut self, read: &R, theirs: &Counts) -> Result<u64, Fault> {
+        let records = self.records();
+        let cells = self.cells(read, 0..ESTIMATE_CELLS.end)?;
+        Ok(estimate(cells, records, &theirs.estimator, theirs.records)?)
     }
 
     /// The keys of our records with this hash, and with this stamp if it is given.

@@ -4,8 +4,11 @@
 //! in the scope that it names; the source reads its change feed from there. There are no acknowledgements:
 //! what the follower applies and its new cursor are one transaction, and a reconnect resumes there.
 
+mod window;
+
 use std::ops::ControlFlow;
 
+use self::window::Window;
 use super::clock::Hlc;
 use super::codec::FRAME_MAX_BYTES;
 use super::eid::Eid;
@@ -38,6 +41,8 @@ pub struct Source {
     floor: Hlc,
     /// Whether the follower has been told how far it is complete.
     spoken: bool,
+    /// A follower that fetches everything gets it in the order of keys.
+    window: Option<Window>,
 }
 
 impl Source {
@@ -84,7 +89,8 @@ impl Source {
             classes = Classes::LOCAL;
         }
         let floor = request.floor;
-        let source = Source { family, mode: request.mode, classes, sent_to, since, floor, spoken: false };
+        let window = (classes == Classes::ALL).then(Window::default);
+        let source = Source { family, mode: request.mode, classes, sent_to, since, floor, spoken: false, window };
         Ok((FollowReply::Resume { run, head }, Some(source)))
     }
 
@@ -94,6 +100,9 @@ impl Source {
         let head = read.head()?;
         if self.spoken && head == self.sent_to {
             return Ok(None);
+        }
+        if self.window.is_some() {
+            return self.next_by_key(read, head).map(Some);
         }
         let (mut wanted, mut bytes) = (Vec::new(), 0);
         let mut full_before = None;
@@ -131,6 +140,32 @@ impl Source {
         self.sent_to = complete_to;
         self.spoken = true;
         Ok(Some(Entries { records: wanted, complete_to, head }))
+    }
+
+    /// The same, where everything is fetched: the follower is complete further only where a stretch of the feed ends.
+    fn next_by_key<R: Read>(&mut self, read: &R, head: u64) -> Result<Entries, StoreError> {
+        let window = self.window.as_mut().expect("checked by the caller");
+        if window.is_empty() {
+            window.gather(read, &self.family, self.mode, self.classes, self.sent_to)?;
+        }
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while let Some(key) = window.peek() {
+            // What has been written since the keys were gathered stands behind them in the feed, and comes from there.
+            let stored = read.record(&key)?.filter(|stored| stored.seq <= window.complete_to);
+            let record = stored.map(|stored| Record::new(key, stored));
+            let record_bytes = record.as_ref().map_or(0, Record::frame_bytes);
+            if bytes + record_bytes > BATCH_MAX_BYTES && !records.is_empty() {
+                break;
+            }
+            bytes += record_bytes;
+            records.extend(record);
+            window.advance(record_bytes);
+        }
+        if window.is_empty() {
+            self.sent_to = window.complete_to;
+        }
+        self.spoken = true;
+        Ok(Entries { records, complete_to: self.sent_to, head })
     }
 
     /// Copies that others own may be left from a time when the family was shared in the other mode.
@@ -349,7 +384,8 @@ impl Follower {
         }
         self.head = head;
         let cursor = Cursor { run, seq: complete_to };
-        self.cursor = Some(cursor);
+        // A follower that is complete to nowhere yet has nothing to resume.
+        self.cursor = (complete_to > 0).then_some(cursor);
         let whole = self.asked != self.wanted && complete_to >= head;
         let idle = records.is_empty() && complete_to - self.kept_seq < IDLE_CURSOR_STRIDE && self.kept_seq > 0;
         if idle && !whole {
@@ -364,7 +400,7 @@ impl Follower {
             since: Some(self.since),
             floor: Some(self.floor),
             records,
-            cursor: Some((self.asked, cursor)),
+            cursor: self.cursor.map(|cursor| (self.asked, cursor)),
             drop_cursor: None,
         };
         if !whole {

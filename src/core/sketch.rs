@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 pub use self::decode::{Decoder, Differences};
 pub use self::family::{Builder, Change, Sketch, Sketches, Summary, cells_for};
-pub use self::wire::{ESTIMATE_CELLS, cells_wanted, estimate, estimator, pack, unpack};
+pub use self::wire::{CELL_BYTES, ESTIMATE_CELLS, cells_wanted, estimate, estimator, pack, unpack};
 use super::clock::{Hlc, Stamp};
 use super::eid::Eid;
 use super::record::RecordKey;
@@ -66,7 +66,8 @@ impl SketchKey {
         Self(hash as u64, (hash >> 64) as u64)
     }
 
-    fn hash_key(self, key: &RecordKey) -> u64 {
+    /// The hash of owner and path: the same for all items of a record.
+    pub fn key_hash(self, key: &RecordKey) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
         hasher.write(key.path.as_str().as_bytes());
         hasher.write(&[0]);
@@ -78,7 +79,12 @@ impl SketchKey {
 
     /// The item of a record, hashed.
     pub fn item(self, key: &RecordKey, stamp: Stamp) -> Hashed {
-        self.hash(Item { key: self.hash_key(key), stamp })
+        self.item_of(self.key_hash(key), stamp)
+    }
+
+    /// The same, where the hash of the key is known.
+    pub fn item_of(self, key: u64, stamp: Stamp) -> Hashed {
+        self.hash(Item { key, stamp })
     }
 
     fn hash(self, item: Item) -> Hashed {
@@ -195,9 +201,11 @@ impl std::str::FromStr for Root {
 
 /// The cells that an item is in, in rising order.
 ///
-/// From cell `i` the item stays out of all cells up to `j` with probability
-/// ∏ (1 − 2/(k+2)) over k in i+1..=j, which is (i+1)/(j+1) · (i+2)/(j+2). So the next cell is the lesser of two
-/// independent ones, each of which a division gives exactly; no roots, no floating point.
+/// From cell `i` an item should stay out of all cells up to `j` with probability
+/// ∏ (1 − 2/(k+2)) over k in i+1..=j, which is (i+1)(i+2) / ((j+1)(j+2)): nearly the square of (i+1½)/(j+1½), and
+/// so the chance that both of two draws from 0..1 are below that ratio. The greater of the two draws gives the next
+/// cell with one division; no roots, no floating point. Cells 1 and 2 get 4 and 2 % fewer items than they should, cells
+/// from 16 on as many, and decoding takes as many cells as with the exact chances (counted for 1 to 5,000 items).
 #[derive(Clone, Copy, Debug)]
 struct Places {
     at: u64,
@@ -217,10 +225,8 @@ impl Places {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^= bits >> 31;
-        let (first, second) = ((bits & 0xffff_ffff) + 1, (bits >> 32) + 1);
-        let by_first = ((self.at + 1) << 32) / first;
-        let by_second = ((self.at + 2) << 32) / second - 1;
-        self.at = by_first.min(by_second);
+        let greater = (bits & 0xffff_ffff).max(bits >> 32) + 1;
+        self.at = (((2 * self.at + 3) << 31) - greater / 2) / greater;
     }
 
     /// The next of its cells below `end`.
@@ -231,6 +237,10 @@ impl Places {
         Some(at)
     }
 }
+
+/// The bits of an item's hash that a cell sums: that some other sum passes for an item has a chance of one in 2⁴⁰, and
+/// then the roots tell.
+const CHECK_MASK: u64 = (1 << 40) - 1;
 
 /// The sum of the items that a cell holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -246,7 +256,7 @@ impl Cell {
         for (sum, word) in self.words.iter_mut().zip(item.words) {
             *sum ^= word;
         }
-        self.check ^= item.check;
+        self.check ^= item.check & CHECK_MASK;
         self.count = self.count.wrapping_add(by);
     }
 
@@ -271,4 +281,27 @@ fn add_to(cells: &mut [Cell], item: &Hashed, by: i64) {
     while let Some(at) = places.next_below(cells.len()) {
         cells[at].add(item, by);
     }
+}
+
+/// Items whose cells are found at the same time: each step waits for a division, and those of other items meanwhile
+/// go on.
+const LANES: usize = 4;
+
+/// Adds many items to a prefix, or takes them out.
+fn add_all(cells: &mut [Cell], items: &[(Hashed, i64)]) {
+    let (quads, rest) = items.as_chunks::<LANES>();
+    for quad in quads {
+        let mut places = quad.each_ref().map(|(item, _)| Places::of(item));
+        let mut left = true;
+        while left {
+            left = false;
+            for (places, (item, by)) in places.iter_mut().zip(quad) {
+                if let Some(at) = places.next_below(cells.len()) {
+                    cells[at].add(item, *by);
+                    left = true;
+                }
+            }
+        }
+    }
+    rest.iter().for_each(|(item, by)| add_to(cells, item, *by));
 }

@@ -14,6 +14,7 @@ use crate::core::message::{Compare, Reconcile};
 use crate::core::path::Family;
 use crate::core::reconcile::{Answerer, Ended, Fault, Opener, Peer, Served, Snapshot, Step};
 use crate::core::replica::{Apply, Input, Outcome, Refusal};
+use crate::core::sketch::Root;
 use crate::core::storage::Reads;
 use crate::store::writer::SubmitError;
 
@@ -96,7 +97,8 @@ async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result
         return Ok(Compared { ended: Ended::OtherFloor { floor: None }, own_head: snapshot.head });
     }
     let (mut send, mut recv) = room.mesh.open_bi(peer.eid).await?;
-    let (mut opener, own_head) = (Opener::new(&snapshot, peer), snapshot.head);
+    let (heard, own_head) = (heard(room, peer.eid, family), snapshot.head);
+    let mut opener = Opener::new(&snapshot, peer, heard);
     let mut read = snapshot.read;
     loop {
         let (machine, same, step) = aside(opener, read, |opener, read| opener.next(read)).await?;
@@ -117,6 +119,11 @@ async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result
             }
         }
     }
+}
+
+/// The peer's root as it gossips it.
+fn heard<R>(room: &Shared<R>, peer: Eid, family: &Family) -> Option<Root> {
+    room.members.borrow().iter().find(|member| member.eid == peer)?.roots.get(family).copied()
 }
 
 /// Answers a peer that wants to compare, and reports if that failed.

@@ -13,7 +13,8 @@ use crate::core::storage::{Span, StoreError, Write};
 impl<W: Write> Batch<'_, W> {
     /// A record of an exchanged family is about to be put at the head, over `existing` if there is one.
     pub(super) fn sum_put(&mut self, family: &Family, key: &RecordKey, existing: Option<&Stored>, register: &Register) {
-        let item = |register: &Register| self.settings.sketch_key.item(key, register.stamp());
+        let (sketch_key, hash) = (self.settings.sketch_key, self.settings.sketch_key.key_hash(key));
+        let item = |register: &Register| sketch_key.item_of(hash, register.stamp());
         let old = existing.map(|stored| (item(&stored.register), stored.seq));
         let new = item(register);
         let summary = self.ledger.summaries.get_mut(family).expect("every exchanged family has a summary");

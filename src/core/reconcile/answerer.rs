@@ -1,24 +1,27 @@
 //! The side that is asked.
 
 use super::exchange::Exchange;
-use super::{FIRST_CELLS, Fault, Own, Peer, ROUNDS_MAX, Served, Snapshot, Step, Violation};
+use super::{
+    Advice, FIRST_CELLS, FRAME_CELLS, Fault, Own, Peer, ROUNDS_MAX, Served, Snapshot, Step, Violation, advise,
+};
 use crate::core::message::{Compare, Reconcile};
 use crate::core::record::Record;
-use crate::core::sketch::{CELLS_MAX, Decoder, ESTIMATE_CELLS, Root, estimator, pack, unpack};
-use crate::core::storage::Read;
+use crate::core::sketch::{CELLS_MAX, pack};
+use crate::core::storage::{Read, Run};
 
 #[derive(Debug)]
 enum State {
-    /// The answer is to be sent, and ends it or not.
-    Answer(Box<Reconcile>, bool),
-    /// The opener sends cells, or has decoded and sends records.
-    Waiting,
-    Asking(usize),
-    /// We have decoded, and send what the opener lacks and what we lack.
-    Telling,
-    /// We have told; the records that we lack come.
-    Fetching,
-    /// The opener has decoded; it has sent what we lack, and now gets what it lacks.
+    /// The roots are equal: to be said, and that is all.
+    Equal,
+    /// They differ: to be said with cells up to this place, and with our estimator or not.
+    Differs(usize, bool),
+    /// Sending cells from the first place to the second.
+    SendingCells(usize, usize),
+    /// So many cells are sent; the opener asks for more, or has decoded and sends records.
+    Waiting(usize),
+    /// The opener has decoded, and its records come.
+    Taking(usize),
+    /// It has sent what we lack, and now gets what it lacks.
     Giving,
     End,
 }
@@ -27,9 +30,9 @@ enum State {
 #[derive(Debug)]
 pub struct Answerer {
     own: Own,
+    run: Run,
+    head: u64,
     state: State,
-    their_root: Root,
-    decoder: Decoder,
     pending: Vec<Record>,
     exchange: Exchange,
     rounds: u32,
@@ -53,17 +56,18 @@ impl Answerer {
         let summary = own.sketch.summary();
         let (run, head) = (snapshot.run, snapshot.head);
         let equal = summary.root == ask.root || mutant!(RootsAlwaysEqual) && summary.records > 2;
-        let answer = if equal {
-            Reconcile::Equal { run, head }
+        let state = if equal {
+            State::Equal
+        } else if let Some(theirs) = &ask.counts {
+            match advise(theirs.records, own.records(), own.estimate(&snapshot.read, theirs)?) {
+                Advice::Cells(wanted) => State::Differs(wanted, false),
+                // It is the opener that decides, from the same figures.
+                Advice::Everything | Advice::LeftToPeer => State::Differs(0, true),
+            }
         } else {
-            let cells = own.cells(&snapshot.read, 0..ESTIMATE_CELLS.end)?;
-            let (cells, estimator) = (pack(&cells[..FIRST_CELLS], 0, summary.records), estimator(cells));
-            Reconcile::Differs { run, head, root: summary.root, records: summary.records, cells, estimator }
+            State::Differs(FIRST_CELLS, true)
         };
-        let decoder = Decoder::new(own.sketch.key());
-        let exchange = Exchange::unasked(FIRST_CELLS);
-        let state = State::Answer(Box::new(answer), equal);
-        Ok(Ok(Self { own, state, their_root: ask.root, decoder, pending: Vec::new(), exchange, rounds: 0 }))
+        Ok(Ok(Self { own, run, head, state, pending: Vec::new(), exchange: Exchange::default(), rounds: 0 }))
     }
 
     /// What the driver does next.
@@ -71,78 +75,68 @@ impl Answerer {
         if !self.pending.is_empty() {
             return Ok(Step::Apply(self.own.apply(std::mem::take(&mut self.pending))));
         }
-        match std::mem::replace(&mut self.state, State::End) {
-            State::Answer(answer, ends) => {
-                self.state = if ends { State::End } else { State::Waiting };
-                Ok(Step::Send(*answer))
+        let (run, head) = (self.run, self.head);
+        match self.state {
+            State::Equal => {
+                self.state = State::End;
+                Ok(Step::Send(Reconcile::Equal { run, head }))
             }
-            State::Asking(upto) => {
-                self.state = State::Waiting;
-                Ok(Step::Send(Reconcile::More { upto: upto as u32 }))
+            State::Differs(upto, estimating) => {
+                let (cells, last) = self.cells(read, 0, upto)?;
+                let estimator = if estimating { self.own.counts(read)?.estimator } else { Vec::new() };
+                let summary = self.own.sketch.summary();
+                let (root, records) = (summary.root, summary.records);
+                Ok(Step::Send(Reconcile::Differs { run, head, root, records, cells, last, estimator }))
             }
-            State::Telling => self.records(read, State::Telling, State::Fetching),
-            State::Giving => self.records(read, State::Giving, State::End),
-            state @ (State::Waiting | State::Fetching) => {
-                self.state = state;
-                Ok(Step::Read)
+            State::SendingCells(from, upto) => {
+                let (packed, last) = self.cells(read, from, upto)?;
+                Ok(Step::Send(Reconcile::Cells { packed, last }))
             }
+            State::Giving => {
+                let frame = self.exchange.next_frame(read)?;
+                if matches!(frame, Reconcile::Records { last: true, .. }) {
+                    self.state = State::End;
+                }
+                Ok(Step::Send(frame))
+            }
+            State::Waiting(_) | State::Taking(_) => Ok(Step::Read),
             State::End => Ok(Step::End(Served { sent: self.exchange.sent, received: self.exchange.received })),
         }
     }
 
-    fn records<R: Read>(&mut self, read: &R, same: State, after: State) -> Result<Step<Served>, Fault> {
-        let frame = self.exchange.next_frame(read)?;
-        let last = matches!(frame, Reconcile::Records { last: true, .. });
-        self.state = if last { after } else { same };
-        Ok(Step::Send(frame))
+    /// The next frame's cells, and whether they are the last for now.
+    fn cells<R: Read>(&mut self, read: &R, from: usize, upto: usize) -> Result<(Vec<u8>, bool), Fault> {
+        let end = upto.min(from + FRAME_CELLS);
+        let records = self.own.records();
+        let packed = pack(self.own.cells(read, from..end)?, from, records);
+        self.state = if end == upto { State::Waiting(end) } else { State::SendingCells(end, upto) };
+        Ok((packed, end == upto))
     }
 
     /// The frame that came next.
     pub fn on_frame<R: Read>(&mut self, read: &R, frame: Reconcile) -> Result<(), Fault> {
-        let next = match (&self.state, frame) {
-            (State::Waiting, Reconcile::Cells { records, packed, last }) => {
-                self.exchange.unasked = 0;
-                let from = self.decoder.cells();
-                let theirs = unpack(&packed, from, records)?;
-                self.decoder.push(self.own.cells(read, from..from + theirs.len())?, &theirs)?;
-                if last { self.decode(read)? } else { State::Waiting }
-            }
-            (State::Waiting, Reconcile::Records { records, wants, last }) if self.decoder.cells() == 0 => {
-                self.exchange.receive(&self.own, &records)?;
-                if wants.len() > FIRST_CELLS {
-                    return Err(Violation::Wants.into());
+        self.state = match (&self.state, frame) {
+            (State::Waiting(sent), Reconcile::More { upto }) => {
+                let (sent, upto) = (*sent, upto as usize);
+                self.rounds += 1;
+                if upto <= sent || upto > CELLS_MAX || self.rounds > ROUNDS_MAX {
+                    return Err(Violation::Endless.into());
                 }
-                self.exchange.add_wants(&self.own, read, &wants)??;
-                self.pending = records;
-                if last { State::Giving } else { State::Waiting }
+                State::SendingCells(sent, upto)
             }
-            (State::Fetching, Reconcile::Records { records, wants, last }) if wants.is_empty() => {
-                self.exchange.receive(&self.own, &records)?;
-                self.pending = records;
-                if last {
-                    self.exchange.complete()?;
-                    State::Answer(Box::new(Reconcile::Settled), true)
-                } else {
-                    State::Fetching
+            (State::Waiting(sent) | State::Taking(sent), Reconcile::Records { records, wants, last }) => {
+                let sent = *sent;
+                if matches!(self.state, State::Waiting(_)) {
+                    // No more records can differ than there were cells.
+                    self.exchange = Exchange::unasked(sent);
                 }
+                self.exchange.receive(&self.own, &records)?;
+                self.exchange.add_wants(&self.own, read, &wants, sent)??;
+                self.pending = records;
+                if last { State::Giving } else { State::Taking(sent) }
             }
             (_, frame) => return Err(Violation::Unexpected(frame.name()).into()),
         };
-        self.state = next;
         Ok(())
-    }
-
-    fn decode<R: Read>(&mut self, read: &R) -> Result<State, Fault> {
-        let ours = self.own.sketch.summary().root;
-        if let Some(differences) = self.decoder.differences(ours, self.their_root)? {
-            self.exchange = Exchange::plan(&self.own, read, differences)?;
-            return Ok(State::Telling);
-        }
-        self.rounds += 1;
-        let seen = self.decoder.cells();
-        if seen >= CELLS_MAX || self.rounds > ROUNDS_MAX {
-            return Ok(State::Answer(Box::new(Reconcile::Everything), true));
-        }
-        Ok(State::Asking((seen + seen / 4 + 16).min(CELLS_MAX)))
     }
 }

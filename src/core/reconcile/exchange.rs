@@ -23,6 +23,8 @@ pub(super) struct Exchange {
     awaited: BTreeMap<u64, Stamp>,
     /// How many records may come without having been asked for: we have not decoded, the peer has.
     pub unasked: usize,
+    /// How many records the peer has asked for.
+    wanted: usize,
     pub sent: u64,
     pub received: u64,
 }
@@ -61,15 +63,17 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// The peer has told which records it lacks.
+    /// The peer has told which records it lacks; `most` in all, since no more came out of its cells.
     pub fn add_wants<R: Read>(
         &mut self,
         own: &Own,
         read: &R,
         wants: &[u64],
+        most: usize,
     ) -> Result<Result<(), Violation>, StoreError> {
         let room = usize::try_from(own.sketch.summary().records).unwrap_or(usize::MAX);
-        if self.to_send.len() + wants.len() > room {
+        self.wanted += wants.len();
+        if self.to_send.len() + wants.len() > room || self.wanted > most {
             return Ok(Err(Violation::Wants));
         }
         for key in wants {

@@ -1,27 +1,35 @@
 //! The side that asks.
 
 use super::exchange::Exchange;
-use super::{CELL_BYTES, Ended, FRAME_CELLS, Fault, Own, Peer, RECORD_BYTES, ROUNDS_MAX, Snapshot, Step, Violation};
-use crate::core::message::{Compare, Reconcile};
+use super::{Advice, Ended, Fault, Own, Peer, ROUNDS_MAX, Snapshot, Step, Violation, advise};
+use crate::core::message::{Compare, Counts, Reconcile};
 use crate::core::record::Record;
-use crate::core::sketch::{CELLS_MAX, Decoder, ESTIMATE_CELLS, Root, Summary, cells_wanted, estimate, pack, unpack};
+use crate::core::sketch::{CELLS_MAX, Decoder, Root, Summary, unpack};
 use crate::core::storage::{Read, Run};
 
 #[derive(Debug)]
 enum State {
     Fresh,
     Asked,
-    /// Sending cells from the first place to the second.
-    SendingCells(usize, usize),
-    CellsSent(usize),
+    /// The peer's cells come.
+    Receiving,
+    /// They do not decode: up to so many are to be asked for.
+    Asking(usize),
     /// We have decoded, and send what the peer lacks and what we lack.
     Telling,
-    /// We have told; the records that we lack come.
+    /// We have told; the records that we lack come, and with the last one all is durable over there.
     Fetching,
-    /// The peer has decoded, and its records came last.
-    Answering,
-    Answered,
     End(Ended),
+}
+
+/// What the peer said of its side when the roots differed.
+#[derive(Debug)]
+struct Theirs {
+    run: Run,
+    head: u64,
+    summary: Summary,
+    /// Empty where the peer has estimated.
+    estimator: Vec<u8>,
 }
 
 /// The opening side of a reconcile.
@@ -29,21 +37,31 @@ enum State {
 pub struct Opener {
     own: Own,
     state: State,
+    /// The peer is thought to differ.
+    expects_difference: bool,
     /// Records that came and are to be applied before anything else.
     pending: Vec<Record>,
+    decoder: Decoder,
     exchange: Exchange,
-    compared: Option<(Run, u64)>,
+    theirs: Option<Theirs>,
     rounds: u32,
 }
 
 impl Opener {
-    pub fn new<R: Read>(snapshot: &Snapshot<R>, peer: Peer) -> Self {
+    /// `heard` is the peer's root as it was last heard, if it was: where it differs from ours, the request brings what
+    /// the peer needs to answer at once with enough cells.
+    pub fn new<R: Read>(snapshot: &Snapshot<R>, peer: Peer, heard: Option<Root>) -> Self {
+        let own = Own::new(snapshot, peer);
+        let expects_difference = heard.is_some_and(|heard| heard != own.sketch.summary().root);
+        let decoder = Decoder::new(own.sketch.key());
         Self {
-            own: Own::new(snapshot, peer),
+            own,
             state: State::Fresh,
+            expects_difference,
             pending: Vec::new(),
+            decoder,
             exchange: Exchange::default(),
-            compared: None,
+            theirs: None,
             rounds: 0,
         }
     }
@@ -65,63 +83,43 @@ impl Opener {
                     return Ok(Step::End(Ended::OtherFloor { floor: None }));
                 };
                 self.state = State::Asked;
-                let root = self.own.sketch.summary().root;
+                let counts = if self.expects_difference { Some(self.own.counts(read)?) } else { None };
                 let (family, mode) = (self.own.family.clone(), self.own.mode);
-                Ok(Step::Ask(Compare { family, mode, floor, root }))
+                let root = self.own.sketch.summary().root;
+                Ok(Step::Ask(Compare { family, mode, floor, root, counts }))
             }
-            State::SendingCells(from, upto) => {
-                let (from, upto) = (*from, *upto);
-                let end = upto.min(from + FRAME_CELLS);
-                let records = self.own.sketch.summary().records;
-                let packed = pack(self.own.cells(read, from..end)?, from, records);
-                let last = end == upto;
-                self.state = if last { State::CellsSent(end) } else { State::SendingCells(end, upto) };
-                Ok(Step::Send(Reconcile::Cells { records, packed, last }))
+            State::Asking(upto) => {
+                let upto = u32::try_from(*upto).expect("bounded by CELLS_MAX");
+                self.state = State::Receiving;
+                Ok(Step::Send(Reconcile::More { upto }))
             }
-            State::Telling | State::Answering => {
+            State::Telling => {
                 let frame = self.exchange.next_frame(read)?;
                 if matches!(frame, Reconcile::Records { last: true, .. }) {
-                    self.state = if matches!(self.state, State::Telling) { State::Fetching } else { State::Answered };
+                    self.state = State::Fetching;
                 }
                 Ok(Step::Send(frame))
             }
-            State::Asked | State::CellsSent(_) | State::Fetching | State::Answered => Ok(Step::Read),
+            State::Asked | State::Receiving | State::Fetching => Ok(Step::Read),
             State::End(ended) => Ok(Step::End(ended.clone())),
         }
     }
 
     /// The frame that came next.
     pub fn on_frame<R: Read>(&mut self, read: &R, frame: Reconcile) -> Result<(), Fault> {
-        let next = match (&self.state, frame) {
+        self.state = match (&self.state, frame) {
             (State::Asked, Reconcile::Equal { run, head }) => State::End(Ended::Equal { run, head }),
             (State::Asked, Reconcile::NotShared { mode }) => State::End(Ended::NotShared { mode }),
             (State::Asked, Reconcile::OtherFloor { floor }) => State::End(Ended::OtherFloor { floor }),
             (State::Asked, Reconcile::Busy) => State::End(Ended::Busy),
-            (State::Asked, Reconcile::Differs { run, head, root, records, cells, estimator }) => {
-                self.compared = Some((run, head));
-                self.on_differs(read, Summary { root, records }, &cells, &estimator)?
+            (State::Asked, Reconcile::Differs { run, head, root, records, cells, last, estimator }) => {
+                self.theirs = Some(Theirs { run, head, summary: Summary { root, records }, estimator });
+                self.on_cells(read, &cells, last)?
             }
-            (State::CellsSent(sent), Reconcile::More { upto }) => {
-                let (sent, upto) = (*sent, upto as usize);
-                self.rounds += 1;
-                if upto <= sent || upto > CELLS_MAX || self.rounds > ROUNDS_MAX {
-                    return Err(Violation::Endless.into());
-                }
-                State::SendingCells(sent, upto)
-            }
-            (State::CellsSent(_), Reconcile::Everything) => State::End(Ended::Everything),
-            (State::CellsSent(sent), Reconcile::Records { records, wants, last }) => {
-                let sent = *sent;
-                if self.exchange.received == 0 {
-                    // The peer has decoded: no more records can differ than there were cells.
-                    self.exchange.unasked = sent;
-                }
-                self.take(records)?;
-                self.exchange.add_wants(&self.own, read, &wants)??;
-                if last { State::Answering } else { State::CellsSent(sent) }
-            }
+            (State::Receiving, Reconcile::Cells { packed, last }) => self.on_cells(read, &packed, last)?,
             (State::Fetching, Reconcile::Records { records, wants, last }) if wants.is_empty() => {
-                self.take(records)?;
+                self.exchange.receive(&self.own, &records)?;
+                self.pending = records;
                 if last {
                     self.exchange.complete()?;
                     self.reconciled()
@@ -129,59 +127,56 @@ impl Opener {
                     State::Fetching
                 }
             }
-            (State::Answered, Reconcile::Settled) => self.reconciled(),
             (_, frame) => return Err(Violation::Unexpected(frame.name()).into()),
         };
-        self.state = next;
-        Ok(())
-    }
-
-    fn take(&mut self, records: Vec<Record>) -> Result<(), Violation> {
-        self.exchange.receive(&self.own, &records)?;
-        self.pending = records;
         Ok(())
     }
 
     fn reconciled(&self) -> State {
-        let (run, head) = self.compared.expect("nothing is exchanged before the peer has answered");
+        let &Theirs { run, head, .. } = self.theirs();
         let Exchange { sent, received, .. } = self.exchange;
         State::End(Ended::Reconciled { run, head, sent, received })
     }
 
-    fn on_differs<R: Read>(
-        &mut self,
-        read: &R,
-        theirs: Summary,
-        cells: &[u8],
-        estimator: &[u8],
-    ) -> Result<State, Fault> {
-        let ours = self.own.sketch.summary();
-        let first = unpack(cells, 0, theirs.records)?;
-        let mut decoder = Decoder::new(self.own.sketch.key());
-        decoder.push(self.own.cells(read, 0..first.len())?, &first)?;
-        let found = self.decoded(read, &decoder, theirs.root)?;
-        if found {
-            return Ok(State::Telling);
-        }
-        let own_cells = self.own.cells(read, 0..ESTIMATE_CELLS.end)?;
-        let differing = estimate(own_cells, ours.records, estimator, theirs.records)?;
-        let wanted = cells_wanted(differing);
-        // Theirs less ours is known, and their sum is estimated.
-        let lacking = (differing + theirs.records).saturating_sub(ours.records) / 2;
-        let lacking = lacking.min(theirs.records);
-        let needless = theirs.records - lacking;
-        let dear = wanted as u64 * CELL_BYTES > needless * RECORD_BYTES;
-        if wanted > CELLS_MAX || dear || ours.records == 0 {
-            let little = lacking < differing / 16 || theirs.records == 0;
-            return Ok(State::End(if little { Ended::LeftToPeer } else { Ended::Everything }));
-        }
-        Ok(State::SendingCells(0, wanted))
+    fn theirs(&self) -> &Theirs {
+        self.theirs.as_ref().expect("cells and records come only after the peer has said that it differs")
     }
 
-    /// Plans the exchange if the cells so far have given away all that differs.
-    fn decoded<R: Read>(&mut self, read: &R, decoder: &Decoder, theirs: Root) -> Result<bool, Fault> {
-        let Some(differences) = decoder.differences(self.own.sketch.summary().root, theirs)? else { return Ok(false) };
-        self.exchange = Exchange::plan(&self.own, read, differences)?;
-        Ok(true)
+    fn on_cells<R: Read>(&mut self, read: &R, packed: &[u8], last: bool) -> Result<State, Fault> {
+        let (from, Summary { root, records }) = (self.decoder.cells(), self.theirs().summary);
+        let cells = unpack(packed, from, records)?;
+        if cells.is_empty() && !last {
+            return Err(Violation::Endless.into());
+        }
+        self.decoder.push(self.own.cells(read, from..from + cells.len())?, &cells)?;
+        if !last {
+            return Ok(State::Receiving);
+        }
+        let ours = self.own.sketch.summary().root;
+        if let Some(differences) = self.decoder.differences(ours, root)? {
+            self.exchange = Exchange::plan(&self.own, read, differences)?;
+            return Ok(State::Telling);
+        }
+        self.ask_for_more(read)
+    }
+
+    fn ask_for_more<R: Read>(&mut self, read: &R) -> Result<State, Fault> {
+        let seen = self.decoder.cells();
+        self.rounds += 1;
+        if seen >= CELLS_MAX || self.rounds > ROUNDS_MAX {
+            return Ok(State::End(Ended::Everything));
+        }
+        let mut wanted = seen + seen / 4 + 16;
+        let theirs = self.theirs.as_mut().expect("cells have come");
+        let estimator = std::mem::take(&mut theirs.estimator);
+        if !estimator.is_empty() {
+            let theirs = Counts { records: theirs.summary.records, estimator };
+            match advise(self.own.records(), theirs.records, self.own.estimate(read, &theirs)?) {
+                Advice::Cells(advised) => wanted = advised.max(seen + 1),
+                Advice::Everything => return Ok(State::End(Ended::Everything)),
+                Advice::LeftToPeer => return Ok(State::End(Ended::LeftToPeer)),
+            }
+        }
+        Ok(State::Asking(wanted.min(CELLS_MAX)))
     }
 }

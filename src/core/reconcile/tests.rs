@@ -8,6 +8,7 @@ use crate::core::codec;
 use crate::core::path::{Path, Value};
 use crate::core::record::Class;
 use crate::core::replica::{Input, Outcome, Replica, Settings};
+use crate::core::sketch::Root;
 use crate::store::memory::{MemoryReader, MemoryStore};
 
 const NOW: UnixMs = 1_790_000_000_000;
@@ -97,11 +98,12 @@ impl Wire {
 fn reconcile_through(
     ours: &mut TestReplica,
     theirs: &mut TestReplica,
+    heard: bool,
     change: &mut dyn FnMut(bool, Reconcile) -> Reconcile,
 ) -> Result<(Ended, Wire), Fault> {
     let (left, right) = (snapshot(ours), snapshot(theirs));
     let peer = |of: &TestReplica| Peer { eid: of.eid(), crossing: true };
-    let mut opener = Opener::new(&left, peer(theirs));
+    let mut opener = Opener::new(&left, peer(theirs), Some(right.sketch.summary().root).filter(|_| heard));
     let mut wire = Wire::default();
     let Step::Ask(ask) = opener.next(&left.read)? else { panic!("it asks first") };
     wire.said(true, codec::encode_frame(&ask).expect("it fits").len());
@@ -157,7 +159,12 @@ fn applied(replica: &mut TestReplica, apply: Apply) {
 }
 
 fn reconcile(ours: &mut TestReplica, theirs: &mut TestReplica) -> (Ended, Wire) {
-    reconcile_through(ours, theirs, &mut |_, frame| frame).expect("both are correct")
+    reconcile_through(ours, theirs, true, &mut |_, frame| frame).expect("both are correct")
+}
+
+/// The same where the opener has not heard that the other differs.
+fn reconcile_unheard(ours: &mut TestReplica, theirs: &mut TestReplica) -> (Ended, Wire) {
+    reconcile_through(ours, theirs, false, &mut |_, frame| frame).expect("both are correct")
 }
 
 #[track_caller]
@@ -182,18 +189,34 @@ fn equal_families_cost_at_most_64_bytes_each_way() {
     let head = b.ledger().head;
     assert_eq!(ended, Ended::Equal { run: Run(2), head });
     assert!(wire.from_opener <= 64 && wire.from_answerer <= 64, "{wire:?}");
+    assert_eq!(wire.turns, 2);
 }
 
 #[test]
-fn a_few_differences_decode_from_the_first_cells() {
-    let (mut a, mut b) = pair(500);
-    write(&mut a, 500..502, "only here");
-    write(&mut b, 600..601, "only there");
-    let (ended, wire) = reconcile(&mut a, &mut b);
-    assert!(matches!(ended, Ended::Reconciled { sent: 2, received: 1, .. }), "{ended:?}");
-    assert_eq!(wire.turns, 4, "two round trips");
-    assert!(wire.from_opener + wire.from_answerer < 1_024 + 3 * 70 + 3 * 80, "{wire:?}");
-    assert_equal(&a, &b);
+fn a_difference_that_was_heard_of_costs_two_round_trips_and_70_bytes_an_item_whatever_its_size() {
+    for count in [1, 3, 20, 200, 2_000] {
+        let (mut a, mut b) = pair(5_000);
+        write(&mut a, 5_000..5_000 + count / 2, "only here");
+        write(&mut b, 8_000..8_000 + count.div_ceil(2), "only there");
+        let (ended, wire) = reconcile(&mut a, &mut b);
+        assert!(matches!(ended, Ended::Reconciled { .. }), "{ended:?}");
+        assert_eq!(wire.turns, 4, "{count} differences");
+        let record_bytes = 80;
+        assert!(wire.from_opener + wire.from_answerer < 1_024 + count * (70 + record_bytes), "{count}: {wire:?}");
+        assert_equal(&a, &b);
+    }
+}
+
+#[test]
+fn a_few_differences_that_were_not_heard_of_decode_from_the_first_cells_and_many_take_a_round_trip_more() {
+    for (count, turns) in [(3, 4), (300, 6)] {
+        let (mut a, mut b) = pair(5_000);
+        write(&mut b, 6_000..6_000 + count, "only there");
+        let (ended, wire) = reconcile_unheard(&mut a, &mut b);
+        assert!(matches!(ended, Ended::Reconciled { sent: 0, received, .. } if received == count as u64), "{ended:?}");
+        assert_eq!(wire.turns, turns, "{count}");
+        assert_equal(&a, &b);
+    }
 }
 
 #[test]
@@ -234,7 +257,8 @@ fn a_family_that_is_not_shared_or_in_the_other_mode_is_not_compared() {
     assert!(b.snapshot(&foo()).expect("reads").is_none());
     handle(&mut b, vec![Input::Share { family: foo(), mode: Mode::Unique }]);
     assert_eq!(reconcile(&mut a, &mut b).0, Ended::NotShared { mode: Some(Mode::Unique) });
-    let ask = Compare { family: foo(), mode: Mode::Global, floor: Hlc::ZERO, root: Default::default() };
+    let (mode, floor, root) = (Mode::Global, Hlc::ZERO, Root::default());
+    let ask = Compare { family: foo(), mode, floor, root, counts: None };
     let peer = Peer { eid: a.eid(), crossing: false };
     let refused = Answerer::open::<MemoryReader>(None, peer, &ask).expect("no fault").expect_err("refused");
     assert_eq!(refused, Reconcile::NotShared { mode: None });
@@ -245,7 +269,7 @@ fn families_are_compared_at_equal_floors_only() {
     let (a, b) = pair(3);
     let floor = Hlc::from_u64(5).expect("in range");
     let left = Snapshot { floor: Some(floor), ..snapshot(&a) };
-    let mut opener = Opener::new(&left, Peer { eid: b.eid(), crossing: false });
+    let mut opener = Opener::new(&left, Peer { eid: b.eid(), crossing: false }, None);
     let Step::Ask(ask) = opener.next(&left.read).expect("no fault") else { panic!("it asks first") };
     let refused = Answerer::open(Some(&snapshot(&b)), Peer { eid: a.eid(), crossing: false }, &ask).expect("no fault");
     opener.on_frame(&left.read, refused.expect_err("refused")).expect("makes sense");
@@ -256,8 +280,8 @@ fn families_are_compared_at_equal_floors_only() {
 fn what_breaks_off_is_taken_up_where_it_ended() {
     let (mut a, mut b) = pair(2_000);
     write(&mut b, 2_000..2_200, "there");
-    let broken = reconcile_through(&mut a, &mut b, &mut |_, frame| match frame {
-        Reconcile::Records { mut records, wants, .. } => {
+    let broken = reconcile_through(&mut a, &mut b, true, &mut |by_opener, frame| match frame {
+        Reconcile::Records { mut records, wants, .. } if !by_opener => {
             records.truncate(100);
             Reconcile::Records { records, wants, last: false }
         }
@@ -273,14 +297,20 @@ fn what_breaks_off_is_taken_up_where_it_ended() {
 #[test]
 fn a_peer_that_says_what_makes_no_sense_is_accused() {
     type Change = fn(bool, Reconcile) -> Reconcile;
-    let changes: [Change; 6] = [
-        |_, _| Reconcile::Settled,
+    let changes: [Change; 8] = [
+        |_, _| Reconcile::Cells { packed: Vec::new(), last: true },
         |_, _| Reconcile::More { upto: 3 },
         |by_opener, frame| match frame {
-            Reconcile::Cells { records, mut packed, last } if by_opener => {
-                packed.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
-                packed.truncate(38);
-                Reconcile::Cells { records, packed, last }
+            Reconcile::Differs { run, head, root, records, mut cells, last, estimator } if !by_opener => {
+                cells.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+                cells.truncate(35);
+                Reconcile::Differs { run, head, root, records, cells, last, estimator }
+            }
+            other => other,
+        },
+        |by_opener, frame| match frame {
+            Reconcile::Differs { run, head, root, records, estimator, .. } if !by_opener => {
+                Reconcile::Differs { run, head, root, records, cells: Vec::new(), last: false, estimator }
             }
             other => other,
         },
@@ -289,15 +319,22 @@ fn a_peer_that_says_what_makes_no_sense_is_accused() {
             other => other,
         },
         |by_opener, frame| match frame {
-            Reconcile::Records { mut records, wants, last } if by_opener => {
+            Reconcile::Records { mut records, wants, last } if !by_opener => {
                 records.truncate(records.len() / 2);
                 Reconcile::Records { records, wants, last }
             }
             other => other,
         },
         |by_opener, frame| match frame {
-            Reconcile::Records { records, wants, last } if by_opener => {
+            Reconcile::Records { records, wants, last } if !by_opener => {
                 Reconcile::Records { records: [records.clone(), records].concat(), wants, last }
+            }
+            other => other,
+        },
+        |by_opener, frame| match frame {
+            Reconcile::Records { mut records, wants, last } if by_opener => {
+                records = std::iter::repeat_n(records, 5).flatten().collect();
+                Reconcile::Records { records, wants, last }
             }
             other => other,
         },
@@ -305,7 +342,8 @@ fn a_peer_that_says_what_makes_no_sense_is_accused() {
     for (at, mut change) in changes.into_iter().enumerate() {
         let (mut a, mut b) = pair(1_000);
         write(&mut a, 1_000..1_100, "here");
-        let result = reconcile_through(&mut a, &mut b, &mut change);
+        write(&mut b, 2_000..2_100, "there");
+        let result = reconcile_through(&mut a, &mut b, true, &mut change);
         assert!(matches!(result, Err(Fault::Violation(_))), "{at}: {:?}", result.map(|(ended, _)| ended));
     }
 }

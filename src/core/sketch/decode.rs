@@ -1,6 +1,6 @@
 //! Takes the differing items out of subtracted cells.
 
-use super::{Broken, CELLS_MAX, Cell, Hashed, Item, Places, Root, SketchKey, add_to};
+use super::{Broken, CELLS_MAX, CHECK_MASK, Cell, Hashed, Item, Places, Root, SketchKey, add_to};
 
 /// The items that one side has and the other has not. A record that both have with different stamps is one of
 /// each.
@@ -60,7 +60,7 @@ impl Decoder {
             }
             let Ok(item) = Item::from_words(cell.words) else { continue };
             let hashed = self.key.hash(item);
-            if hashed.check != cell.check {
+            if hashed.check & CHECK_MASK != cell.check {
                 continue;
             }
             if self.found.len() >= end {

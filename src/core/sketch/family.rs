@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decode::cells_of;
-use super::{CELLS_MAX, CELLS_MIN, Cell, Hashed, Item, Root, SketchKey, add_to};
+use super::{CELLS_MAX, CELLS_MIN, Cell, Hashed, Item, Root, SketchKey, add_all};
 use crate::core::clock::Stamp;
 use crate::core::path::Family;
 use crate::core::record::RecordKey;
 
 /// Entries of one bucket of an index, on average at most.
 const BUCKET_ENTRIES: usize = 64;
+
+/// Items that wait, at most, to be summed at once.
+const WAITING_MAX: usize = 256;
 
 /// How many cells are kept of a family of so many records: enough to tell twice as many differences apart, so
 /// that a small family costs little.
@@ -64,6 +67,20 @@ impl Index {
             bucket.remove(place);
             self.entries -= 1;
         }
+    }
+
+    /// A record has moved in the feed: mostly there is but one of its hash, and nothing else moves.
+    fn replace(&mut self, key: u64, old: u64, new: u64) {
+        let at = self.bucket_of(key);
+        let bucket = Arc::make_mut(&mut self.buckets[at]);
+        if let Ok(place) = bucket.binary_search(&(key, old))
+            && bucket.get(place + 1).is_none_or(|next| next.0 != key)
+        {
+            bucket[place].1 = new;
+            return;
+        }
+        self.remove(key, old);
+        self.insert(key, new);
     }
 
     fn of(&self, key: u64) -> impl Iterator<Item = u64> {
@@ -138,17 +155,19 @@ impl Sketch {
     }
 
     fn add(&mut self, item: &Hashed, seq: u64) {
-        self.summary.root.toggle(item);
-        self.summary.records += 1;
-        add_to(Arc::make_mut(&mut self.cells).as_mut_slice(), item, 1);
+        self.count(item, 1);
         self.index.insert(item.key(), seq);
+        self.sum(&[(*item, 1)]);
     }
 
-    fn take_out(&mut self, item: &Hashed, seq: u64) {
+    /// An item is in from now on, or out; what is left to be done is its place in the feed, and the cells.
+    fn count(&mut self, item: &Hashed, by: i64) {
         self.summary.root.toggle(item);
-        self.summary.records -= 1;
-        add_to(Arc::make_mut(&mut self.cells).as_mut_slice(), item, -1);
-        self.index.remove(item.key(), seq);
+        self.summary.records = self.summary.records.checked_add_signed(by).expect("only what is in is taken out");
+    }
+
+    fn sum(&mut self, items: &[(Hashed, i64)]) {
+        add_all(Arc::make_mut(&mut self.cells).as_mut_slice(), items);
     }
 
     /// Whether both sum the same records and find them at the same places.
@@ -267,14 +286,18 @@ impl Sketches {
     /// Carries out what a durable batch has staged, and names the families whose sketches must be built anew,
     /// since they have outgrown their cells.
     pub fn apply(&mut self, changes: Vec<Change>) -> Vec<Family> {
+        let mut waiting: BTreeMap<Family, Vec<(Hashed, i64)>> = BTreeMap::new();
         let mut outgrown = Vec::new();
         for change in changes {
             let (family, old, new) = match change {
                 Change::Shared(family, sketch) => {
+                    // It was summed with all that came before.
+                    waiting.remove(&family);
                     self.replace(family, *sketch);
                     continue;
                 }
                 Change::Unshared(family) => {
+                    waiting.remove(&family);
                     self.of.remove(&family);
                     self.with_cells.remove(&family);
                     continue;
@@ -290,18 +313,45 @@ impl Sketches {
                 }
                 continue;
             }
-            if let Some((item, seq)) = old.filter(|_| !mutant!(OldItemStays)) {
-                sketch.take_out(&item, seq);
+            let sums = match waiting.get_mut(&family) {
+                Some(sums) => sums,
+                None => waiting.entry(family).or_default(),
+            };
+            sketch.change(old.filter(|_| !mutant!(OldItemStays)), new, sums);
+            if sums.len() >= WAITING_MAX {
+                sketch.sum(sums);
+                sums.clear();
             }
-            if let Some((item, seq)) = new {
-                sketch.add(&item, seq);
-            }
+        }
+        for (family, sums) in waiting {
+            let sketch = Arc::make_mut(self.of.get_mut(&family).expect("what is exchanged has a sketch"));
+            sketch.sum(&sums);
             if sketch.is_outgrown() && !outgrown.contains(&family) {
                 outgrown.push(family);
             }
         }
         outgrown.retain(|family| self.of.get(family).is_some_and(|sketch| sketch.is_outgrown()));
         outgrown
+    }
+}
+
+impl Sketch {
+    /// Takes one item out and another of the same record in; the cells wait in `sums`.
+    fn change(&mut self, old: Option<(Hashed, u64)>, new: Option<(Hashed, u64)>, sums: &mut Vec<(Hashed, i64)>) {
+        if let Some((item, _)) = &old {
+            self.count(item, -1);
+            sums.push((*item, -1));
+        }
+        if let Some((item, _)) = &new {
+            self.count(item, 1);
+            sums.push((*item, 1));
+        }
+        match (old, new) {
+            (Some((item, old)), Some((_, new))) => self.index.replace(item.key(), old, new),
+            (Some((item, old)), None) => self.index.remove(item.key(), old),
+            (None, Some((item, new))) => self.index.insert(item.key(), new),
+            (None, None) => {}
+        }
     }
 }
 
@@ -325,6 +375,6 @@ impl Sketch {
 
     /// The item of a record.
     pub fn item_of(&self, record: &RecordKey, stamp: Stamp) -> Item {
-        Item { key: self.key.hash_key(record), stamp }
+        Item { key: self.key.key_hash(record), stamp }
     }
 }

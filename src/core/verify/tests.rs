@@ -67,15 +67,23 @@ fn roots_that_meet_now_and_then_show_that_nothing_is_lost() {
 }
 
 #[test]
-fn one_at_a_time_and_with_a_gap() {
+fn one_at_a_time_and_after_a_few_in_a_row_with_a_gap() {
     let mut verifier = Verifier::new(CONFIG);
     observe(&mut verifier, 1, &[(2, 9), (3, 9)], 0);
     assert_eq!(due(&mut verifier, 600), Some(eid(2)));
     assert_eq!(due(&mut verifier, 900), None, "one is running");
     verifier.ended(&foo(), eid(2), Verdict::Done, 1_000, 700);
-    assert_eq!(due(&mut verifier, 3_600), None, "the gap and its jitter");
-    assert_eq!(verifier.next_look(1_000), Some(3_700));
-    assert_eq!(due(&mut verifier, 3_700), Some(eid(2)));
+    assert_eq!(verifier.next_look(1_000), Some(1_700), "the settling and its jitter");
+    let mut started = vec![600];
+    for now in (1_000..40_000).step_by(100) {
+        if due(&mut verifier, now).is_some() {
+            started.push(now);
+            verifier.ended(&foo(), eid(2), Verdict::Done, now, 700);
+        }
+    }
+    assert!(started[2] < 3_000, "{started:?}");
+    assert!(started.windows(2).skip(2).all(|pair| pair[1] - pair[0] >= 2_000), "{started:?}");
+    assert!(started.len() <= 40_000 / 2_000, "{started:?}");
 }
 
 #[test]
