@@ -165,11 +165,14 @@ impl Seen<'_> {
     pub fn bar(&self, source: Eid) -> Hlc {
         let spread = if self.local.spread > self.local.adopted { self.local.spread } else { Hlc::ZERO };
         let Some(note) = self.of().notes.get(&self.me) else { return spread };
+        let target = note.round.target;
         let member = self.of().round.as_ref().is_some_and(|round| self.counted(round).any(|eid| eid == source));
-        if member || note.round.target <= self.local.adopted {
+        // A round that is void, and that this node has gathered nothing for, comes to nothing without it.
+        let void = self.round().is_none_or(|round| round.id != note.round) && self.local.gathered < target;
+        if member || void || target <= self.local.adopted {
             return spread;
         }
-        spread.max(note.round.target)
+        spread.max(target)
     }
 
     /// What is to be done now.
