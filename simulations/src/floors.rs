@@ -51,8 +51,10 @@ pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut 
     let floors = read.floors().expect("memory reads");
     let mut gone = BTreeSet::new();
     for (family, mode) in model.marks.clone() {
-        let floor = books.of(&family).floor;
-        let took_part = floors.get(&family).is_some_and(|local| local.spread >= floor);
+        let local = floors.get(&family).copied().unwrap_or_default();
+        // A lower floor that was written later may stand there, until the higher one is written again.
+        let floor = books.of(&family).floor.max(local.adopted);
+        let took_part = local.spread >= floor;
         let below = model.held.iter().filter(|(key, held)| {
             key.path.key_in(&family).is_some() && exchanged(key, mode) && held.stamp.hlc <= floor
         });
