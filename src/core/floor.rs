@@ -167,9 +167,12 @@ impl Seen<'_> {
         let Some(note) = self.of().notes.get(&self.me) else { return spread };
         let target = note.round.target;
         let member = self.of().round.as_ref().is_some_and(|round| self.counted(round).any(|eid| eid == source));
-        // A round that is void, and that this node has gathered nothing for, comes to nothing without it.
-        let void = self.round().is_none_or(|round| round.id != note.round) && self.local.gathered < target;
-        if member || void || target <= self.local.adopted {
+        // A round that is void, and that this node has gathered nothing for, comes to nothing without it. And before the
+        // collector gathers, it begins anew with who has joined.
+        let void = self.round().is_none_or(|round| round.id != note.round);
+        let joined = || self.books.sharers(self.family).any(|(eid, _)| eid == source);
+        let gathers_yet = self.local.gathered < target && (void || joined());
+        if member || gathers_yet || target <= self.local.adopted {
             return spread;
         }
         spread.max(target)
