@@ -80,10 +80,10 @@ pub enum Due {
 impl Nearby {
     /// A follower begins or goes on at its cursor.
     pub fn follows(&mut self, family: &Family, source: Eid, cursor: Cursor) {
-        let of = self.of.entry((family.clone(), source)).or_insert_with(|| Of::at(cursor));
-        if of.run != cursor.run {
-            *of = Of::at(cursor);
+        if self.of.get(&(family.clone(), source)).is_some_and(|of| of.run != cursor.run) {
+            self.leaves(family, source);
         }
+        let of = self.of.entry((family.clone(), source)).or_insert_with(|| Of::at(cursor));
         of.got_to = of.got_to.max(cursor.seq);
     }
 

@@ -3,7 +3,7 @@
 //! Writes under way make roots differ for moments, so a difference is looked into when it has settled (neither
 //! root has changed for `settle_ms`), or when some root has differed for `patience_ms`, settled or not. Per family there is at
 //! most one verify at a time and one in `gap_ms`, with a peer drawn from those that differ: after the death of an origin each
-//! of n nodes starts a few, not n. Only the first few after a quiet time may follow each other sooner ([`CLOSE_MAX`]), since
+//! of n nodes starts a few, not n. Only the first few after a quiet time may follow each other sooner (`CLOSE_MAX`), since
 //! the first often brings half of what is lacking and shows where the rest is.
 //!
 //! Never here: sockets, waiting, chance (a number is handed in). What it believes may be old: the reconcile that
