@@ -106,7 +106,7 @@ fn what_is_kept_is_bounded_and_a_transfer_is_not_kept_at_all() {
         assert!(nearby.came(&family(), source, news(n, n + 1, &[record(n, 20_000)])).is_some());
         assert!(nearby.kept_bytes <= KEPT_MAX_BYTES);
     }
-    assert_eq!(nearby.came(&family(), SOURCE, news(200, 201, &[record(1, 60_000)])), None);
+    assert_eq!(nearby.came(&family(), SOURCE, news(200, 201, &[record(1, 6_000)])), None);
     (0..5).for_each(|n| nearby.leaves(&family(), Eid::new([2, 0, 0, 0, 0, n])));
     assert_eq!((nearby.kept_bytes, nearby.order.len(), nearby.of.len()), (0, 0, 0));
 }
@@ -133,14 +133,14 @@ fn the_nearest_are_told() {
 
 #[test]
 fn what_a_source_sent_in_its_former_run_is_forgotten_and_takes_no_room() {
-    let (mut nearby, _) = with(&[(0, 3, 60_000), (3, 4, 60_000)]);
+    let (mut nearby, _) = with(&[(0, 3, 6_000), (3, 4, 6_000)]);
     let again = Cursor { run: Run(8), seq: 1 };
-    nearby.came(&family(), SOURCE, Brought { from: 0, cursor: again, news: true, records: &[record(1, 60_000)] });
+    nearby.came(&family(), SOURCE, Brought { from: 0, cursor: again, news: true, records: &[record(1, 6_000)] });
     assert_eq!(nearby.order.len(), 1);
     // More than is kept: the oldest goes, whichever run it is of.
-    for seq in 2..40 {
+    for seq in 2..400 {
         let cursor = Cursor { run: Run(8), seq };
-        let records = [record(seq, 60_000)];
+        let records = [record(seq, 6_000)];
         nearby.came(&family(), SOURCE, Brought { from: seq - 1, cursor, news: true, records: &records });
     }
     assert!(nearby.kept_bytes <= KEPT_MAX_BYTES && nearby.order.len() > 10);
