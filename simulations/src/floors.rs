@@ -72,7 +72,7 @@ pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut 
                     acknowledged.set_aside += 1;
                 }
                 // Of two halves that have decommissioned each other neither is to be told of the other's deletions.
-                _ if held.tombstone && took_part && acknowledged.halved => {}
+                _ if held.tombstone && took_part && acknowledged.halved => acknowledged.losses += 1,
                 _ if held.tombstone && took_part => {
                     let purged = acknowledged.purged.entry(key.clone()).or_insert(held.stamp);
                     *purged = held.stamp.max(*purged);
