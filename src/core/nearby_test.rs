@@ -133,14 +133,14 @@ fn the_nearest_are_told() {
 
 #[test]
 fn what_a_source_sent_in_its_former_run_is_forgotten_and_takes_no_room() {
-    let (mut nearby, _) = with(&[(0, 3, 60_000), (3, 4, 60_000)]);
+    let (mut nearby, _) = with(&[(0, 3, 6_000), (3, 4, 6_000)]);
     let again = Cursor { run: Run(8), seq: 1 };
-    nearby.came(&family(), SOURCE, Brought { from: 0, cursor: again, news: true, records: &[record(1, 60_000)] });
+    nearby.came(&family(), SOURCE, Brought { from: 0, cursor: again, news: true, records: &[record(1, 6_000)] });
     assert_eq!(nearby.order.len(), 1);
     // More than is kept: the oldest goes, whichever run it is of.
-    for seq in 2..40 {
+    for seq in 2..400 {
         let cursor = Cursor { run: Run(8), seq };
-        let records = [record(seq, 60_000)];
+        let records = [record(seq, 6_000)];
         nearby.came(&family(), SOURCE, Brought { from: seq - 1, cursor, news: true, records: &records });
     }
     assert!(nearby.kept_bytes <= KEPT_MAX_BYTES && nearby.order.len() > 10);
