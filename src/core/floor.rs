@@ -172,7 +172,9 @@ impl Seen<'_> {
         let void = self.round().is_none_or(|round| round.id != note.round);
         let joined = || self.books.sharers(self.family).any(|(eid, _)| eid == source);
         let gathers_yet = self.local.gathered < target && (void || joined());
-        if member || gathers_yet || target <= self.local.adopted {
+        // Nobody counts on what a decommissioned node has gathered.
+        let counts = self.books.is_admitted(self.me);
+        if member || gathers_yet || !counts || target <= self.local.adopted {
             return spread;
         }
         spread.max(target)
