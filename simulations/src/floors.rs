@@ -74,8 +74,10 @@ pub fn settle_model(read: &impl Read, model: &mut DiskModel, acknowledged: &mut 
                 // Of two halves that have decommissioned each other neither is to be told of the other's deletions.
                 _ if held.tombstone && took_part && acknowledged.halved => acknowledged.losses += 1,
                 _ if held.tombstone && took_part => {
-                    let purged = acknowledged.purged.entry(key.clone()).or_insert(held.stamp);
-                    *purged = held.stamp.max(*purged);
+                    let (tombstone, seen) =
+                        acknowledged.purged.entry(key.clone()).or_insert_with(|| (held.stamp, BTreeSet::new()));
+                    *tombstone = held.stamp.max(*tombstone);
+                    seen.extend(model.seen.get(&key).into_iter().flatten());
                 }
                 _ => continue,
             }
@@ -186,7 +188,7 @@ impl World {
             return Ok(());
         }
         let adopted: Vec<_> = self.hosts.iter().map(adopted_by).collect();
-        for (key, tombstone) in &self.acknowledged.purged {
+        for (key, (tombstone, seen)) in &self.acknowledged.purged {
             for (node, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.up()) {
                 let Some(held) = host.model.held.get(key).filter(|held| !held.tombstone) else { continue };
                 // In a family that is shared in the other mode the record is the node's own affair.
@@ -194,7 +196,9 @@ impl World {
                     continue;
                 };
                 let floor = adopted[node].get(family).copied().unwrap_or(Hlc::ZERO);
-                let risen = held.stamp < *tombstone && floor >= tombstone.hlc;
+                let known =
+                    seen.contains(&held.stamp) && !self.acknowledged.imported.contains(&(key.clone(), held.stamp));
+                let risen = held.stamp < *tombstone && known && floor >= tombstone.hlc;
                 ensure(!risen, Check::NoResurrection, || {
                     format!(
                         "node {node} shows {} as of {} at the floor {floor}, it was deleted with {tombstone}",

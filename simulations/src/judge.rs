@@ -387,6 +387,7 @@ impl<R: Read> Judge<'_, R> {
                 self.branches.duplicate_eid += 1;
             }
             if stamp <= before.stamp {
+                self.model.see(key, stamp);
                 let same = stamp == before.stamp;
                 // What came over another site first, and now from this one, is kept as this one's.
                 if same && before.class == Class::Far && class == Class::Near {
@@ -458,6 +459,7 @@ impl<R: Read> Judge<'_, R> {
     }
 
     fn import_stamped(&mut self, line: &ImportLine, stamp: Stamp, tombstone: bool, expected: &mut Merges) {
+        self.acknowledged.imported.insert((line.key.clone(), stamp));
         let covering = self.model.covering(&line.key.path).map(|(_, mode)| mode);
         if covering.is_some_and(|mode| !crate::model::exchanged(&line.key, mode)) {
             return;

@@ -35,6 +35,8 @@ pub struct DiskModel {
     pub marks: BTreeMap<Family, Mode>,
     /// Records in quarantine.
     pub aside: BTreeMap<RecordKey, Aside>,
+    /// The stamps of all that was ever held here, or lost here against what was.
+    pub seen: BTreeMap<RecordKey, BTreeSet<Stamp>>,
 }
 
 impl DiskModel {
@@ -71,7 +73,15 @@ impl DiskModel {
         if self.aside.get(&key).is_some_and(|aside| aside.stamp <= held.stamp) {
             self.aside.remove(&key);
         }
+        self.see(&key, held.stamp);
         self.held.insert(key, held);
+    }
+
+    pub fn see(&mut self, key: &RecordKey, stamp: Stamp) {
+        match self.seen.get_mut(key) {
+            Some(seen) => _ = seen.insert(stamp),
+            None => _ = self.seen.insert(key.clone(), BTreeSet::from([stamp])),
+        }
     }
 
     fn under(&self, family: &Family) -> Vec<RecordKey> {
@@ -86,6 +96,7 @@ impl DiskModel {
             if let Some(there) = self.held.get(&key).filter(|there| there.stamp > held.stamp) {
                 (held.stamp, held.tombstone) = (there.stamp, there.tombstone);
             }
+            self.see(&key, held.stamp);
             self.held.insert(key, held);
         }
     }
@@ -136,8 +147,11 @@ pub struct Acknowledged {
     pub forgotten: BTreeSet<(Eid, Path)>,
     /// Losses that the design allows until there is verify: origins gone, wiped, rolled back or unshared.
     pub losses: u64,
-    /// The latest tombstone of each record that a node dropped because it took part in a round.
-    pub purged: BTreeMap<RecordKey, Stamp>,
+    /// The latest tombstone of each record that a node dropped because it took part in a round, and what the nodes
+    /// that dropped it had seen: members who never met are told nothing of each other's deletions.
+    pub purged: BTreeMap<RecordKey, (Stamp, BTreeSet<Stamp>)>,
+    /// What operators have carried from one node to another in a file: members need not have met for that.
+    pub imported: BTreeSet<(RecordKey, Stamp)>,
     /// Two halves of the cluster decommission each other: each forgets deletions without the other.
     pub halved: bool,
     /// How many records were set aside.
