@@ -1,8 +1,6 @@
 //! Tombstones go when every member has them, and no deletion is undone by whoever was away. On real processes, with
 //! a retention of a second instead of ten days.
 
-#![expect(clippy::disallowed_methods, reason = "real processes need the real clock")]
-
 mod common;
 
 use std::io::Write;

@@ -172,7 +172,9 @@ fn a_node_that_shares_only_one_family_never_stores_serves_or_receives_another() 
         member.eid == fleet.eid(2) && member.families.contains_key("a") && !member.families.contains_key("b")
     }));
     assert_eq!(asked_for(&fleet, 2, "b"), Some(FollowReply::NotShared { mode: None }), "it serves none of b");
-    assert!(matches!(asked_for(&fleet, 2, "a"), Some(FollowReply::Resume { .. })));
+    let stranger = asked_for(&fleet, 2, "a");
+    assert_eq!(stranger, Some(FollowReply::OtherFloor { floor: None }), "not before the books say that it shares it");
+    assert!(matches!(asked_for(&fleet, 2, "__kinfolk"), Some(FollowReply::Resume { .. })));
     assert_eq!(fleet.api(2).metric("kinfolk_follow_lag_entries", "family=\"b\"").expect("metrics"), 0.0);
 }
 

@@ -178,6 +178,15 @@ impl<R: Reads> Room<R> {
         self.database.published().ledger.books.knows(family, peer)
     }
 
+    /// Whether a family that is shared here is exchanged with `peer` yet. Waits a moment for it to be introduced.
+    async fn lets_in(&self, family: &Family, peer: Eid) -> bool {
+        let shared = self.database.published().ledger.families.mode_of(family).is_some();
+        if shared {
+            let _ = tokio::time::timeout(INTRODUCTION_MAX, self.introduced(family, peer)).await;
+        }
+        !shared || self.knows(family, peer)
+    }
+
     /// Waits until the books say that `peer` shares the family; until then it is not exchanged with it.
     async fn introduced(&self, family: &Family, peer: Eid) {
         // An error means that the node stops.

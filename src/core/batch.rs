@@ -36,6 +36,14 @@ macro_rules! step {
 
 mod adapted;
 
+/// What stays as it is while a batch is carried out.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub settings: &'a Settings,
+    pub run: Run,
+    pub sketches: &'a Sketches,
+}
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -56,15 +64,8 @@ pub(super) struct Batch<'a, W: Write> {
 }
 
 impl<'a, W: Write> Batch<'a, W> {
-    pub fn new(
-        write: W,
-        settings: &'a Settings,
-        clock: &'a mut Clock,
-        run: Run,
-        sketches: &'a Sketches,
-        ledger: Ledger,
-        now: UnixMs,
-    ) -> Self {
+    pub fn new(write: W, ground: Ground<'a>, clock: &'a mut Clock, ledger: Ledger, now: UnixMs) -> Self {
+        let Ground { settings, run, sketches } = ground;
         Self {
             write,
             settings,

@@ -106,7 +106,7 @@ fn what_is_kept_is_bounded_and_a_transfer_is_not_kept_at_all() {
         assert!(nearby.came(&family(), source, news(n, n + 1, &[record(n, 20_000)])).is_some());
         assert!(nearby.kept_bytes <= KEPT_MAX_BYTES);
     }
-    assert_eq!(nearby.came(&family(), SOURCE, news(200, 201, &[record(1, 6_000)])), None);
+    assert_eq!(nearby.came(&family(), SOURCE, news(200, 201, &[record(1, 60_000)])), None);
     (0..5).for_each(|n| nearby.leaves(&family(), Eid::new([2, 0, 0, 0, 0, n])));
     assert_eq!((nearby.kept_bytes, nearby.order.len(), nearby.of.len()), (0, 0, 0));
 }

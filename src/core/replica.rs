@@ -12,7 +12,7 @@ use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batch::Batch;
+use super::batch::{Batch, Ground};
 use super::books::{Books, Note, Standing};
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
@@ -435,8 +435,8 @@ impl<S: Store> Replica<S> {
         let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
-        let (ledger, sketches, run) = (self.ledger.clone(), &self.sketches, self.run);
-        let result = Self::carry_out(write, &self.settings, &mut self.clock, run, sketches, ledger, inputs, now);
+        let ground = Ground { settings: &self.settings, run: self.run, sketches: &self.sketches };
+        let result = Self::carry_out(write, ground, &mut self.clock, self.ledger.clone(), inputs, now);
         match result {
             Ok((ledger, changes, committed)) => {
                 self.ledger = ledger;
@@ -458,16 +458,14 @@ impl<S: Store> Replica<S> {
 
     fn carry_out(
         write: S::Writer<'_>,
-        settings: &Settings,
+        ground: Ground<'_>,
         clock: &mut Clock,
-        run: Run,
-        sketches: &Sketches,
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
     ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
-        let mut batch = Batch::new(write, settings, clock, run, sketches, ledger, now);
+        let mut batch = Batch::new(write, ground, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);

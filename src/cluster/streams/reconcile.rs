@@ -147,8 +147,7 @@ async fn answer<R: Reads>(room: &Shared<R>, stream: Incoming, ask: Compare) -> R
         let _ = send.finish();
         return Ok(Served::default());
     }
-    let _ = tokio::time::timeout(super::INTRODUCTION_MAX, room.introduced(&ask.family, peer)).await;
-    if !room.knows(&ask.family, peer) {
+    if !room.lets_in(&ask.family, peer).await {
         write(room, &mut send, &Reconcile::OtherFloor { floor: None }).await?;
         let _ = send.finish();
         return Ok(Served::default());

@@ -80,8 +80,7 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         let _ = send.finish();
         return Ok(());
     }
-    let _ = tokio::time::timeout(super::INTRODUCTION_MAX, room.introduced(&request.family, peer)).await;
-    if !room.knows(&request.family, peer) {
+    if !room.lets_in(&request.family, peer).await {
         write_frame(&mut send, &FollowReply::OtherFloor { floor: None }).await?;
         let _ = send.finish();
         return Ok(());
