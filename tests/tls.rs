@@ -244,7 +244,8 @@ fn a_node_whose_certificate_names_families_is_neither_served_nor_followed_in_oth
     block_on(async {
         let peer = Peer::connect(&dir, eid, fleet.listen(0)).await;
         peer.hello(eid).await.expect("it is let in");
-        assert!(matches!(peer.follow(&ask("foo")).await, Some(FollowReply::Resume { .. })));
+        let unknown = Some(FollowReply::OtherFloor { floor: None });
+        assert_eq!(peer.follow(&ask("foo")).await, unknown, "the books do not say yet that it shares it");
         assert_eq!(peer.follow(&ask("bar")).await, Some(FollowReply::NotShared { mode: None }));
     });
     assert_eq!(counted(), 1.0);
