@@ -73,6 +73,8 @@ pub struct Seen<'a> {
     pub books: &'a Books,
     pub family: &'a Family,
     pub local: LocalFloor,
+    /// How many tombstones the node holds: where there are none, no floor need rise.
+    pub tombstones: u64,
     pub policy: Policy,
     pub now: UnixMs,
 }
@@ -234,15 +236,24 @@ impl Seen<'_> {
             }
             return Some(Pinned { by, lacks, since_unix_ms: rises(round.id.target) });
         }
-        // No round has begun: that is the collector's part, and it needs someone to collect from.
-        let shared = self.books.sharers(self.family).map(|(_, share)| share).min()?;
-        let due = self.policy.later(self.floor()).max(shared);
-        let overdue = self.policy.due(self.now) > due && self.books.sharers(self.family).count() > 1;
-        overdue.then(|| Pinned {
+        // No round has begun: that is the collector's part.
+        self.is_due(self.policy.due(self.now)).then(|| Pinned {
             by: self.collector().into_iter().collect(),
             lacks: Step::Promised,
-            since_unix_ms: rises(due),
+            since_unix_ms: rises(self.earliest()),
         })
+    }
+
+    /// The least moment that a floor is worth raising to: what is older than the sharing was deleted before it.
+    fn earliest(&self) -> Hlc {
+        let shared = self.books.sharers(self.family).map(|(_, share)| share).min().unwrap_or(Hlc::ZERO);
+        self.policy.later(self.floor()).max(shared)
+    }
+
+    /// Whether a round up to `target` is worth its verifies. Alone, a node whose clock is ahead would bind itself; and
+    /// nobody is there to be told of deletions.
+    fn is_due(&self, target: Hlc) -> bool {
+        self.tombstones > 0 && target > self.earliest() && self.books.sharers(self.family).nth(1).is_some()
     }
 
     /// Nobody promises what its own clock says is not over yet, nor less than it has promised before.
@@ -264,10 +275,7 @@ impl Seen<'_> {
             return None;
         }
         let promised = self.of().notes.values().map(|note| note.round.target).max().unwrap_or(Hlc::ZERO);
-        // Alone, a node whose clock is ahead would bind itself; and nobody is there to be told of deletions.
-        let others = members.len() > 1;
-        let rises = due > self.floor() && due >= self.policy.later(self.floor()) && due > promised;
         let id = RoundId { target: due, collector: self.me, run: self.run };
-        (others && rises).then_some(Move::Begin(Round { id, members }))
+        (self.is_due(due) && due > promised).then_some(Move::Begin(Round { id, members }))
     }
 }

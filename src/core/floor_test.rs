@@ -171,6 +171,18 @@ fn a_tombstone_goes_everywhere_when_every_member_has_had_it_and_retention_is_ove
 }
 
 #[test]
+fn where_nothing_was_deleted_no_round_begins() {
+    let mut nodes: Vec<Node> = (1..=2).map(member).collect();
+    put(&mut nodes[0], "/foo/kept", "v", START);
+    settle(&mut nodes, &ALL[..1], START + 30 * DAY);
+    assert_eq!(nodes[0].ledger().books.of(&foo()).round, None);
+    put(&mut nodes[0], "/foo/gone", "v", START + 30 * DAY);
+    hand(&mut nodes[0], Input::Delete { path: path("/foo/gone") }, START + 30 * DAY);
+    settle(&mut nodes, &ALL[..1], START + 41 * DAY);
+    assert_eq!(nodes.iter().map(|node| holds(node, "/foo/gone")).collect::<Vec<_>>(), [None, None]);
+}
+
+#[test]
 fn a_member_that_is_away_pins_the_tombstones_and_is_named() {
     let mut nodes = cluster(true);
     settle(&mut nodes, &ALL[..1], START + 30 * DAY);
@@ -184,6 +196,7 @@ fn a_member_that_is_away_pins_the_tombstones_and_is_named() {
         books: &ledger.books,
         family: &family,
         local: Default::default(),
+        tombstones: 1,
         policy: POLICY,
         now: START + 30 * DAY,
     };
@@ -289,6 +302,8 @@ fn only_a_verify_with_the_collectors_run_and_since_it_was_due_counts() {
         send(&one[0], &mut two[0], &Family::books(), now);
         send(&two[0], &mut one[0], &Family::books(), now);
     };
+    put(&mut nodes[0], "/foo/gone", "v", START);
+    hand(&mut nodes[0], Input::Delete { path: path("/foo/gone") }, START + 1);
     books_meet(&mut nodes);
     let before = nodes[1].ledger().head;
     for _ in 0..3 {

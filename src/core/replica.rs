@@ -646,8 +646,9 @@ fn load<R: Read>(
 
 /// A family's floor as it is exchanged.
 pub(super) fn standing_floor(settings: &Settings, books: &Books, family: &Family, local: LocalFloor) -> Floor {
-    // Neither the run nor the time decide what is to be adopted.
-    let seen = Seen { me: settings.eid, run: Run(0), books, family, local, policy: settings.policy, now: 0 };
+    // Neither the run, the tombstones nor the time decide what is to be adopted.
+    let seen =
+        Seen { me: settings.eid, run: Run(0), books, family, local, tombstones: 0, policy: settings.policy, now: 0 };
     Floor { adopted: local.adopted, rising: seen.pending().is_some() }
 }
 

@@ -34,6 +34,7 @@ impl<W: Write> Batch<'_, W> {
             books: &self.ledger.books,
             family,
             local: self.local_floor(family),
+            tombstones: self.ledger.tallies.get(family).map_or(0, |tally| tally.tombstones),
             policy: self.settings.policy,
             now: self.now,
         }

@@ -28,6 +28,7 @@ impl<R: Reads> Reporter<R> {
             books: &ledger.books,
             family,
             local: ledger.floors.get(family).copied().unwrap_or_default(),
+            tombstones: ledger.tallies.get(family).map_or(0, |tally| tally.tombstones),
             policy: self.policy,
             now: unix_ms(),
         }
