@@ -379,6 +379,10 @@ impl World {
                 return ControlFlow::Break(());
             }
             self.acknowledged.note(&key.path, stamp);
+            if own_books {
+                let target = crate::floors::target_of(&key, stored.register.value());
+                self.acknowledged.target = self.acknowledged.target.max(target);
+            }
             let tombstone = stored.register.is_tombstone();
             let fresh = before.is_none_or(|before| before.stamp != stamp);
             let origin = if fresh { stored.class == Class::Local } else { before.is_some_and(|before| before.origin) };
