@@ -10,7 +10,7 @@ use crate::rng::Rng;
 mod floors;
 
 /// In so many of a thousand runs of the mixed swarm purge floors rise.
-const FLOORS_PER_MILLE: u64 = 400;
+const FLOORS_PER_MILLE: u64 = 100;
 
 /// The history of a seed. Sizes are small, so that ten thousand of them fit into minutes; what matters is
 /// the mixture.
