@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use crate::core::clock::{Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp};
 use crate::core::eid::Eid;
 use crate::core::family::{Families, Mark, Mode};
+use crate::core::floor::{INTERVAL_DEFAULT_MS, Policy, RETENTION_DEFAULT_MS};
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::path::{self, Family, PATH_MAX_BYTES, VALUE_MAX_BYTES};
 use crate::core::topology::rings::{RING_NODES_MAX, RING_NODES_MAX_DEFAULT};
@@ -33,6 +34,8 @@ mod trust;
 pub const EXAMPLE: &str = include_str!("config/example.toml");
 
 const MIB: usize = 1 << 20;
+/// Ten years.
+const RETENTION_MAX_S: u64 = 315_360_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -55,6 +58,7 @@ pub struct Config {
     pub limits: Limits,
     pub clock: Clock,
     pub gossip: Gossip,
+    pub tombstones: Tombstones,
     pub verify: Verify,
     pub wan: Wan,
     pub sip: Sip,
@@ -137,6 +141,21 @@ pub enum Rings {
     BySite,
 }
 
+/// How long deletions are remembered, and how purge floors rise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tombstones {
+    pub retention_s: u64,
+    pub floor_interval_s: u64,
+}
+
+impl Tombstones {
+    /// As the core wants it.
+    pub fn policy(&self) -> Policy {
+        Policy { retention_ms: self.retention_s * 1_000, interval_ms: self.floor_interval_s * 1_000 }
+    }
+}
+
 /// When families are compared with other members, and repaired.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -180,6 +199,7 @@ impl Default for Config {
             limits: Limits::default(),
             clock: Clock::default(),
             gossip: Gossip::default(),
+            tombstones: Tombstones::default(),
             verify: Verify::default(),
             wan: Wan::default(),
             sip: Sip::default(),
@@ -254,6 +274,12 @@ impl Default for Gossip {
             wide_interval_ms: 1_000,
             ring_nodes_max: RING_NODES_MAX_DEFAULT,
         }
+    }
+}
+
+impl Default for Tombstones {
+    fn default() -> Self {
+        Self { retention_s: RETENTION_DEFAULT_MS / 1_000, floor_interval_s: INTERVAL_DEFAULT_MS / 1_000 }
     }
 }
 
@@ -432,6 +458,8 @@ impl Config {
             ("gossip", "wide_interval_ms", self.gossip.wide_interval_ms, 50, 60_000),
             ("gossip", "ring_nodes_max", count(self.gossip.ring_nodes_max), 2, count(RING_NODES_MAX)),
             ("gossip", "dead_node_grace_s", self.gossip.dead_node_grace_s, 10, 900),
+            ("tombstones", "retention_s", self.tombstones.retention_s, 1, RETENTION_MAX_S),
+            ("tombstones", "floor_interval_s", self.tombstones.floor_interval_s, 1, RETENTION_MAX_S),
             ("verify", "gap_ms", self.verify.gap_ms, 100, 3_600_000),
             ("verify", "settle_ms", self.verify.settle_ms, 0, 60_000),
             ("verify", "patience_ms", self.verify.patience_ms, 1_000, 86_400_000),

@@ -6,6 +6,7 @@
 mod api;
 mod backup;
 mod changes;
+mod floors;
 mod listener;
 mod problem;
 #[cfg(test)]
@@ -60,6 +61,10 @@ pub fn router<R: Reads>(api: Api<R>) -> Router {
         .route("/v1/keys/{*path}", get(api::keys))
         .route("/v1/shared", get(api::shared))
         .route("/v1/shared/{*path}", get(api::shared_one).put(api::share).delete(api::unshare))
+        .route("/v1/members", get(floors::members))
+        .route("/v1/members/{eid}", axum::routing::put(floors::stand))
+        .route("/v1/quarantine", get(floors::list))
+        .route("/v1/quarantine/{*path}", axum::routing::post(floors::adopt).delete(floors::discard))
         .route("/v1/backup", get(backup::backup))
         .route("/v1/why/{*path}", get(why::why))
         .route("/v1/export", get(transfer::export))

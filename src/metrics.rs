@@ -3,7 +3,8 @@
 //! The number of series depends on families, members and reasons, never on keys. Handles of hot counters
 //! are kept, so that counting costs no look-up.
 
-use std::collections::BTreeMap;
+mod asterisk;
+
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -17,9 +18,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use self::asterisk::AsteriskMetrics;
 use crate::core::replica::Outcome;
 use crate::core::storage::StoreError;
-use crate::status::{AdapterStatus, Status};
+use crate::status::Status;
 use crate::store::writer::BatchReport;
 
 /// The content type of the OpenMetrics text format, version 1.
@@ -51,18 +53,6 @@ struct FamilyLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AsteriskLabel {
-    asterisk: String,
-}
-
-/// The asterisk is empty where a message concerned none.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct AsteriskReasonLabel {
-    asterisk: String,
-    reason: String,
-}
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct FollowLabel {
     source: String,
     family: String,
@@ -79,6 +69,7 @@ pub struct Metrics {
     won: Counter,
     lost: Counter,
     same: Counter,
+    barred: Counter,
     batch_inputs: Histogram,
     batch_seconds: Histogram,
     batch_failures: Family<ReasonLabel, Counter>,
@@ -97,6 +88,11 @@ pub struct Metrics {
     members: Gauges<StateLabel>,
     keys: Gauges<FamilyLabel>,
     tombstones: Gauges<FamilyLabel>,
+    purged: Counter,
+    quarantine: Family<OutcomeLabel, Counter>,
+    quarantined: Gauge,
+    floor: Family<FamilyLabel, FloatGauge>,
+    pinned: Family<FamilyLabel, FloatGauge>,
     lag_entries: Gauges<FollowLabel>,
     lag_seconds: Family<FollowLabel, FloatGauge>,
     wan_records: Family<DirectionLabel, Counter>,
@@ -110,67 +106,6 @@ pub struct Metrics {
     revoked_certificates: Gauge,
     certificate_expiry: Gauge,
     asterisks: AsteriskMetrics,
-}
-
-/// Of each attached Asterisk.
-#[derive(Default)]
-struct AsteriskMetrics {
-    reachable: Gauges<AsteriskLabel>,
-    in_flight: Gauges<AsteriskLabel>,
-    lag_entries: Gauges<AsteriskLabel>,
-    accepted: Family<AsteriskLabel, Counter>,
-    written: Family<AsteriskLabel, Counter>,
-    delivered: Family<AsteriskLabel, Counter>,
-    failed: Family<AsteriskLabel, Counter>,
-    undeliverable: Family<AsteriskLabel, Counter>,
-    restarts: Family<AsteriskLabel, Counter>,
-    refused: Family<AsteriskReasonLabel, Counter>,
-}
-
-impl AsteriskMetrics {
-    fn register(&self, registry: &mut Registry) {
-        let registry = registry.sub_registry_with_prefix("asterisk");
-        let help = "1 if the last thing that was sent to an attached Asterisk was answered";
-        registry.register("reachable", help, self.reachable.clone());
-        let help = "Entries of the message to an attached Asterisk that waits for its answer";
-        registry.register("in_flight", help, self.in_flight.clone());
-        registry.register("lag_entries", "Changes that an attached Asterisk has not got yet", self.lag_entries.clone());
-        registry.register("accepted", "PUBLISHes of an attached Asterisk answered 200", self.accepted.clone());
-        registry.register("written", "Entries of an attached Asterisk that became writes", self.written.clone());
-        registry.register("delivered", "Entries that an attached Asterisk took", self.delivered.clone());
-        registry.register("failed", "Messages that an attached Asterisk did not take", self.failed.clone());
-        registry.register("undeliverable", "Entries too long for an attached Asterisk", self.undeliverable.clone());
-        registry.register("restarts", "How often an attached Asterisk was found restarted", self.restarts.clone());
-        registry.register("refused", "SIP messages and entries refused, by reason", self.refused.clone());
-    }
-
-    fn set(&self, adapter: &AdapterStatus) {
-        for one in &adapter.asterisks {
-            let label = AsteriskLabel { asterisk: one.name.clone() };
-            self.reachable.get_or_create(&label).set(i64::from(one.reachable));
-            self.in_flight.get_or_create(&label).set(signed(one.in_flight));
-            self.lag_entries.get_or_create(&label).set(signed(one.lag_entries));
-            for (counters, count) in [
-                (&self.accepted, one.accepted),
-                (&self.written, one.written),
-                (&self.delivered, one.delivered_entries),
-                (&self.failed, one.failed),
-                (&self.undeliverable, one.undeliverable),
-                (&self.restarts, one.restarts),
-            ] {
-                raise(&counters.get_or_create(&label), count);
-            }
-            self.set_refused(&one.name, &one.refused);
-        }
-        self.set_refused("", &adapter.refused);
-    }
-
-    fn set_refused(&self, asterisk: &str, refused: &BTreeMap<String, u64>) {
-        for (reason, count) in refused {
-            let label = AsteriskReasonLabel { asterisk: asterisk.to_string(), reason: reason.clone() };
-            raise(&self.refused.get_or_create(&label), *count);
-        }
-    }
 }
 
 /// Brings a counter to what is counted elsewhere.
@@ -219,6 +154,7 @@ impl Metrics {
             won: merge("won"),
             lost: merge("lost"),
             same: merge("same"),
+            barred: merge("barred"),
             batch_inputs: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
             batch_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
             batch_failures: Family::default(),
@@ -237,6 +173,11 @@ impl Metrics {
             members: Family::default(),
             keys: Family::default(),
             tombstones: Family::default(),
+            purged: Counter::default(),
+            quarantine: Family::default(),
+            quarantined: Gauge::default(),
+            floor: Family::default(),
+            pinned: Family::default(),
             lag_entries: Family::default(),
             lag_seconds: Family::default(),
             wan_records: Family::default(),
@@ -292,6 +233,15 @@ impl Metrics {
         registry.register("members", "Members of the cluster other than this node", self.members.clone());
         registry.register("keys", "Live keys of a shared family, every owner's", self.keys.clone());
         registry.register("tombstones", "Tombstones of a shared family", self.tombstones.clone());
+        let help = "Tombstones dropped below a purge floor";
+        registry.register("tombstones_purged", help, self.purged.clone());
+        let help = "How long a family's purge floor has been due while members keep it from rising";
+        registry.register_with_unit("tombstones_pinned", help, Unit::Seconds, self.pinned.clone());
+        let help = "The moment up to which deletions of a family are not remembered any more, in seconds since 1970";
+        registry.register("purge_floor_timestamp_seconds", help, self.floor.clone());
+        registry.register("quarantined", "Keys in quarantine", self.quarantined.clone());
+        let help = "Records that were set aside, adopted and dropped in the quarantine";
+        registry.register("quarantine", help, self.quarantine.clone());
         let help = "How many sequence numbers this node is behind a source it follows";
         registry.register("follow_lag_entries", help, self.lag_entries.clone());
         let help = "How long this node has been behind a source it follows";
@@ -328,6 +278,13 @@ impl Metrics {
                 self.won.inc_by(counts.merges.won);
                 self.lost.inc_by(counts.merges.lost);
                 self.same.inc_by(counts.merges.same);
+                self.barred.inc_by(counts.merges.barred);
+                self.purged.inc_by(counts.purged);
+                for (outcome, count) in
+                    [("set_aside", counts.quarantined), ("adopted", counts.released), ("dropped", counts.discarded)]
+                {
+                    self.quarantine.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+                }
                 self.far_future.inc_by(counts.far_future);
                 self.duplicate_eid.inc_by(counts.duplicate_eid);
                 let drift_max_ms = self.drift_max_ms.fetch_max(counts.drift_max_ms, Relaxed).max(counts.drift_max_ms);
@@ -368,6 +325,7 @@ impl Metrics {
     fn set_gauges(&self, status: &Status, extra: &Extra) {
         self.head.set(signed(status.node.head));
         self.ready.set(i64::from(status.node.ready));
+        self.quarantined.set(signed(status.node.quarantined));
         self.alarms.set(signed(status.node.alarms.len() as u64));
         self.certificate_expiry.set(status.node.certificate_expires_unix_s.unwrap_or(0));
         self.refused_peers.set(signed(status.node.access.refused.len() as u64));
@@ -413,6 +371,8 @@ impl Metrics {
     fn set_family_gauges(&self, status: &Status) {
         self.keys.clear();
         self.tombstones.clear();
+        self.floor.clear();
+        self.pinned.clear();
         self.differing.clear();
         self.lag_entries.clear();
         self.lag_seconds.clear();
@@ -421,6 +381,9 @@ impl Metrics {
             self.keys.get_or_create(&label).set(signed(family.keys));
             self.tombstones.get_or_create(&label).set(signed(family.tombstones));
             self.differing.get_or_create(&label).set(signed(family.agreement.differing));
+            self.floor.get_or_create(&label).set(family.floor.unix_ms.unwrap_or(0) as f64 / 1e3);
+            let pinned_ms = family.floor.pinned.as_ref().map_or(0, |pinned| pinned.ms);
+            self.pinned.get_or_create(&label).set(pinned_ms as f64 / 1e3);
             for follow in &family.follows {
                 let label = FollowLabel { source: follow.source.to_string(), family: family.name.clone() };
                 if let Some(entries) = follow.lag_entries {

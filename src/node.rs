@@ -218,6 +218,7 @@ impl Node {
             ready,
             since_unix_ms: unix_ms(),
             reloader: reloader.clone(),
+            policy: config.tombstones.policy(),
             adapter,
         };
         let api = Api {
@@ -341,6 +342,7 @@ fn open_replica(config: &Config, eid: Eid) -> Result<Replica<RedbStore>, NodeErr
         limits: config.limits.of_input(),
         max_clock_drift_ms: config.clock.max_clock_drift_ms,
         never_globally: config.never_shared.clone(),
+        policy: config.tombstones.policy(),
         sketch_key: SketchKey::of_cluster(&config.cluster.name),
         cells_from: CELLS_FROM_DEFAULT,
     };

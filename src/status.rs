@@ -2,6 +2,7 @@
 //!
 //! Counts and moments only, never keys or values. A field that is not known yet is null, not 0.
 
+pub mod quarantine;
 pub mod why;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ pub struct NodeStatus {
     /// When the node started.
     pub since_unix_ms: u64,
     pub certificate_expires_unix_s: Option<i64>,
+    /// Keys in quarantine.
+    #[serde(default)]
+    pub quarantined: u64,
     /// What a person should look at: one sentence each.
     #[serde(default)]
     pub alarms: Vec<String>,
@@ -88,7 +92,29 @@ pub struct FamilyStatus {
     /// Whether the members that this node exchanges it with have the same, as far as it has heard.
     #[serde(default)]
     pub agreement: AgreementStatus,
+    #[serde(default)]
+    pub floor: FloorStatus,
     pub follows: Vec<FollowStatus>,
+}
+
+/// The purge floor of a family: up to which moment deletions are not remembered any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloorStatus {
+    /// Null before it has risen for the first time.
+    pub unix_ms: Option<u64>,
+    /// A higher one is being adopted: the family is not exchanged until then.
+    pub adopting: bool,
+    /// Who keeps it from rising; null if it is not due.
+    pub pinned: Option<PinnedStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedStatus {
+    pub by: Vec<Eid>,
+    /// The step that they have not taken: `promised`, `gathered`, `spread`.
+    pub lacks: String,
+    /// For how long the floor could have risen.
+    pub ms: u64,
 }
 
 /// Members by whether the root of what they have of a family is this node's own.

@@ -9,6 +9,7 @@ use std::process::Command;
 use kinfolk::cli::demo::acks::{Acks, read_export};
 use kinfolk::cli::demo::api::{CallError, Reply};
 use kinfolk::cluster::tls::{self, CA_CERT_FILE};
+use kinfolk::core::clock::Hlc;
 use kinfolk::core::codec::{FRAME_MAX_BYTES, MAGIC, PROTOCOL_VERSION, encode_frame};
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
@@ -152,7 +153,8 @@ fn corrupt_frames_of_a_peer_with_a_good_certificate_are_refused_by_reason_and_th
     let seed = common::seed();
     let eid = issue(&fleet.tls_dir());
     let family = Family::new("foo").expect("a family");
-    let good = encode_frame(&Follow { family, mode: Mode::Global, classes: Classes::ALL, cursor: None });
+    let good =
+        encode_frame(&Follow { family, mode: Mode::Global, classes: Classes::ALL, cursor: None, floor: Hlc::ZERO });
     let good = good.expect("a frame");
     let with = |at: usize, byte: u8| {
         let mut frame = good.clone();

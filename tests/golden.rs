@@ -11,11 +11,14 @@ use kinfolk::core::clock::{Hlc, Stamp};
 use kinfolk::core::codec::{Message, PROTOCOL_VERSION, decode_frame, encode_frame};
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
-use kinfolk::core::message::{Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, WideGossip};
+use kinfolk::core::message::{
+    Compare, Counts, Entries, Follow, FollowReply, Gossip, Heard, Hello, Missing, Packed, Reconcile, WideGossip,
+};
 use kinfolk::core::path::{Family, Path as AstPath, Value};
 use kinfolk::core::protocol::{PROTOCOL_VERSION_MIN, Versions};
 use kinfolk::core::record::{Classes, Record, RecordKey};
 use kinfolk::core::register::{Register, value_hash};
+use kinfolk::core::sketch::Root;
 use kinfolk::core::storage::{Cursor, Run};
 
 const EID: Eid = Eid::new([2, 0, 0, 0, 1, 0xab]);
@@ -74,7 +77,8 @@ fn version_1_is_read_and_written_as_its_files_say() {
         },
     );
     let family = Family::new("CF").expect("a family");
-    let follow = |cursor| Follow { family: family.clone(), mode: Mode::Global, classes: Classes::LOCAL, cursor };
+    let floor = Hlc::from_parts(1_790_000_000_000, 7).expect("in range");
+    let follow = |cursor| Follow { family: family.clone(), mode: Mode::Global, classes: Classes::LOCAL, cursor, floor };
     seen.golden("follow-from-the-beginning", &follow(None));
     seen.golden("follow-from-a-cursor", &follow(Some(Cursor { run: RUN, seq: 513 })));
     let unique = Follow { mode: Mode::Unique, classes: Classes::ALL, ..follow(None) };
@@ -82,12 +86,32 @@ fn version_1_is_read_and_written_as_its_files_say() {
     seen.golden("reply-resume", &FollowReply::Resume { run: RUN, head: 70_000 });
     seen.golden("reply-compare", &FollowReply::Compare { run: RUN, head: 70_000 });
     seen.golden("reply-not-shared", &FollowReply::NotShared { mode: None });
+    seen.golden("reply-other-floor", &FollowReply::OtherFloor { floor: Some(floor) });
+    seen.golden("reply-no-floor-yet", &FollowReply::OtherFloor { floor: None });
     seen.golden("reply-shared-otherwise", &FollowReply::NotShared { mode: Some(Mode::Unique) });
+    let root = Root::from(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff);
+    let compare = |counts| Compare { family: family.clone(), mode: Mode::Global, floor, root, counts };
+    seen.golden("compare", &compare(None));
+    seen.golden("compare-with-counts", &compare(Some(Counts { records: 70_000, estimator: b"opaque".to_vec() })));
     let records = vec![
         record("/CF/1001", None, Some("1002"), false),
         record("/CF/1003", None, None, true),
         record("/hotdesk/é", Some(EID), Some(""), false),
     ];
+    let wants = vec![0x0102_0304_0506_0708];
+    let (cells, estimator) = (b"opaque".to_vec(), Vec::new());
+    for frame in [
+        Reconcile::Equal { run: RUN, head: 513 },
+        Reconcile::Differs { run: RUN, head: 513, root, records: 70_000, cells: cells.clone(), last: false, estimator },
+        Reconcile::NotShared { mode: Some(Mode::Unique) },
+        Reconcile::OtherFloor { floor: Some(floor) },
+        Reconcile::Busy,
+        Reconcile::Cells { packed: cells, last: true },
+        Reconcile::More { upto: 300 },
+        Reconcile::Records { records: records.clone(), wants, last: true },
+    ] {
+        seen.golden(&format!("reconcile-{}", frame.name().replace(' ', "-")), &frame);
+    }
     seen.golden("entries", &Entries { records, complete_to: 513, head: 514 });
     seen.golden("entries-without-records", &Entries { records: vec![], complete_to: 514, head: 514 });
     seen.golden("gossip", &Gossip { payload: b"opaque".to_vec() });

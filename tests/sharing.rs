@@ -4,6 +4,7 @@ mod common;
 
 use kinfolk::cli::demo::acks::read_export;
 use kinfolk::cli::demo::api::{Api, Reply};
+use kinfolk::core::clock::Hlc;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::{Follow, FollowReply};
 use kinfolk::core::path::Family;
@@ -171,7 +172,9 @@ fn a_node_that_shares_only_one_family_never_stores_serves_or_receives_another() 
         member.eid == fleet.eid(2) && member.families.contains_key("a") && !member.families.contains_key("b")
     }));
     assert_eq!(asked_for(&fleet, 2, "b"), Some(FollowReply::NotShared { mode: None }), "it serves none of b");
-    assert!(matches!(asked_for(&fleet, 2, "a"), Some(FollowReply::Resume { .. })));
+    let stranger = asked_for(&fleet, 2, "a");
+    assert_eq!(stranger, Some(FollowReply::OtherFloor { floor: None }), "not before the books say that it shares it");
+    assert!(matches!(asked_for(&fleet, 2, "__kinfolk"), Some(FollowReply::Resume { .. })));
     assert_eq!(fleet.api(2).metric("kinfolk_follow_lag_entries", "family=\"b\"").expect("metrics"), 0.0);
 }
 
@@ -184,6 +187,6 @@ fn asked_for(fleet: &TestFleet, node: usize, family: &str) -> Option<FollowReply
         let peer = Peer::connect(&fleet.tls_dir(), eid, fleet.listen(node)).await;
         peer.hello(eid).await.expect("admitted");
         let family = Family::new(family).expect("a family");
-        peer.follow(&Follow { family, mode: Mode::Global, classes: Classes::ALL, cursor: None }).await
+        peer.follow(&Follow { family, mode: Mode::Global, classes: Classes::ALL, cursor: None, floor: Hlc::ZERO }).await
     })
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kinfolk::cluster::tls::{self, CA_CERT_FILE, CRL_FILE, Wanted};
+use kinfolk::core::clock::Hlc;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::core::message::{Follow, FollowReply};
@@ -233,11 +234,18 @@ fn a_node_whose_certificate_names_families_is_neither_served_nor_followed_in_oth
     // Nor does a peer that asks for it get it, whatever it claims.
     let eid = Eid::new([2, 0, 0, 0, 0, 0x66]);
     renew(&dir, eid, 2, &["foo"]);
-    let ask = |name: &str| Follow { family: family(name), mode: Mode::Global, classes: Classes::ALL, cursor: None };
+    let ask = |name: &str| Follow {
+        family: family(name),
+        mode: Mode::Global,
+        classes: Classes::ALL,
+        cursor: None,
+        floor: Hlc::ZERO,
+    };
     block_on(async {
         let peer = Peer::connect(&dir, eid, fleet.listen(0)).await;
         peer.hello(eid).await.expect("it is let in");
-        assert!(matches!(peer.follow(&ask("foo")).await, Some(FollowReply::Resume { .. })));
+        let unknown = Some(FollowReply::OtherFloor { floor: None });
+        assert_eq!(peer.follow(&ask("foo")).await, unknown, "the books do not say yet that it shares it");
         assert_eq!(peer.follow(&ask("bar")).await, Some(FollowReply::NotShared { mode: None }));
     });
     assert_eq!(counted(), 1.0);

@@ -77,6 +77,7 @@ fn input(records: &[Record], n: usize) -> Input {
         family: foo(),
         mode: Mode::Global,
         since: None,
+        floor: None,
         records: records.to_vec(),
         cursor: Some((Classes::LOCAL, Cursor { run: Run(9), seq: n as u64 })),
         drop_cursor: None,

@@ -12,7 +12,9 @@ use kinfolk::core::reconcile::Snapshot;
 use kinfolk::core::record::{Class, RecordKey, Stored};
 use kinfolk::core::register::{Register, value_hash};
 use kinfolk::core::sketch::{Sketch, SketchKey};
-use kinfolk::core::storage::{Cursor, CursorKey, Read, Run, RunStart, Span, StoreError, Visit};
+use kinfolk::core::storage::{
+    Cursor, CursorKey, LocalFloor, Quarantined, Read, Run, RunStart, Span, StoreError, Visit,
+};
 
 pub static KEY: LazyLock<SketchKey> = LazyLock::new(|| SketchKey::of_cluster("bench"));
 
@@ -66,7 +68,7 @@ impl Synthetic {
     }
 
     pub fn snapshot(&self) -> Snapshot<Self> {
-        let (run, head, since, floor) = (Run(1), self.keys as u64, 0, Hlc::ZERO);
+        let (run, head, since, floor) = (Run(1), self.keys as u64, 0, Some(Hlc::ZERO));
         let sketch = self.sketch.clone();
         Snapshot { read: self.clone(), family: foo(), mode: Mode::Global, since, floor, sketch, run, head }
     }
@@ -123,6 +125,18 @@ impl Read for Synthetic {
 
     fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
         Ok(BTreeMap::new())
+    }
+
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+        Ok(BTreeMap::new())
+    }
+
+    fn quarantine(&self, _: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn quarantined(&self, _: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
+        Ok(None)
     }
 
     fn adapter(&self, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

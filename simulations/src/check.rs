@@ -39,6 +39,8 @@ pub enum Check {
     View,
     /// What is damaged on the wire is refused.
     Wire,
+    /// §6: what is doubtful is set aside, and nothing else.
+    Quarantine,
     /// A run ends: nothing goes round in circles.
     Ends,
     /// No invariant of the program itself breaks.
@@ -65,6 +67,7 @@ impl Check {
             Check::VerifiedTrue => "verified-true",
             Check::View => "view",
             Check::Wire => "wire",
+            Check::Quarantine => "quarantine",
             Check::Ends => "ends",
             Check::NoPanic => "no-panic",
         }

@@ -7,14 +7,28 @@ use crate::clock::{HOUR, MINUTE, MS, SECOND, Us, YEAR_MS};
 use crate::history::*;
 use crate::rng::Rng;
 
+mod floors;
+
+/// In so many of a thousand runs of the mixed swarm purge floors rise.
+const FLOORS_PER_MILLE: u64 = 100;
+
 /// The history of a seed. Sizes are small, so that ten thousand of them fit into minutes; what matters is
 /// the mixture.
 pub fn mixed(seed: u64) -> History {
+    drawn(seed, FLOORS_PER_MILLE)
+}
+
+/// The same, but that purge floors rise in every run.
+pub fn purging(seed: u64) -> History {
+    drawn(seed, 1_000)
+}
+
+fn drawn(seed: u64, floors_per_mille: u64) -> History {
     let root = Rng::new(seed);
     let mut rng = root.fork(1);
     let nodes = nodes(&mut rng);
     let families = families(&mut rng);
-    let busy_us = match rng.below(10) {
+    let mut busy_us = match rng.below(10) {
         0 => rng.between(1, 12) * HOUR,
         1..=3 => rng.between(4, 12) * MINUTE,
         _ => rng.between(30, 150) * SECOND,
@@ -25,7 +39,20 @@ pub fn mixed(seed: u64) -> History {
     writes.sort_by_key(|write| write.at_us);
     let mut faults = faults(&mut root.fork(4), &nodes, busy_us);
     upgrades(&mut root.fork(41), &mut faults, nodes.len(), busy_us);
-    let lasting = lasting_bridge(&mut root.fork(5), &mut faults, nodes.len(), busy_us);
+    let mut verify = verify(&mut root.fork(30));
+    let mut rng_of_floors = root.fork(31);
+    let floors = rng_of_floors.chance(floors_per_mille).then(|| {
+        let mut drawing = floors::Drawing {
+            nodes: nodes.len(),
+            families: &families,
+            busy_us: &mut busy_us,
+            writes: &mut writes,
+            faults: &mut faults,
+            verify: &mut verify,
+        };
+        drawing.draw(&mut rng_of_floors, &mut root.fork(32))
+    });
+    let lasting = lasting_bridge(&mut root.fork(5), &mut faults, &mut writes, nodes.len(), busy_us);
     History {
         seed,
         links: links(&mut rng),
@@ -44,14 +71,15 @@ pub fn mixed(seed: u64) -> History {
             dial_needed: root.fork(21).chance(500),
             warm_start: false,
         },
-        verify: verify(&mut root.fork(30)),
+        verify,
         nodes,
         families,
         writes,
         faults,
         lasting,
         heal_at_us: busy_us,
-        converge_within_us: 3 * MINUTE,
+        converge_within_us: if verify.times.settle_ms > 10_000 { 8 * MINUTE } else { 3 * MINUTE },
+        floors,
         probe: true,
     }
 }
@@ -241,12 +269,19 @@ fn faults(rng: &mut Rng, nodes: &[NodeSpec], busy_us: Us) -> Vec<Fault> {
 }
 
 /// In some runs not all is mended: two parts that never hear each other reach each other through one node.
-fn lasting_bridge(rng: &mut Rng, faults: &mut Vec<Fault>, nodes: usize, busy_us: Us) -> Option<usize> {
+fn lasting_bridge(
+    rng: &mut Rng,
+    faults: &mut Vec<Fault>,
+    writes: &mut Vec<Write>,
+    nodes: usize,
+    busy_us: Us,
+) -> Option<usize> {
     if nodes < 3 || !rng.chance(120) {
         return None;
     }
-    // The bridge has to live.
+    // The bridge has to live, and to be trusted with what lies below a promised floor.
     faults.retain(|fault| !matches!(fault.kind, FaultKind::Die { .. }));
+    writes.retain(|write| !matches!(write.kind, WriteKind::Decommission { .. }));
     let kind = FaultKind::Bridge { groups: groups(rng, nodes), bridge: rng.index(nodes) };
     faults.push(Fault { at_us: busy_us - rng.below(busy_us / 2) - 1, for_us: HOUR * 24 * 365, kind });
     Some(faults.len() - 1)

@@ -33,6 +33,8 @@ pub struct History {
     pub heal_at_us: Us,
     /// How long after that the replicas may take to become equal.
     pub converge_within_us: Us,
+    /// How purge floors rise, where they do.
+    pub floors: Option<Floors>,
     /// After convergence every node writes once more, and that must spread as well.
     pub probe: bool,
 }
@@ -161,6 +163,18 @@ pub struct Checking {
     pub warm_start: bool,
 }
 
+/// Retention shortened to what a run can see the end of.
+#[derive(Clone, Copy, Debug)]
+pub struct Floors {
+    pub retention_ms: u64,
+    pub interval_ms: u64,
+    pub look_every_us: Us,
+    /// How long a verify takes.
+    pub verify_us: (Us, Us),
+    /// Two halves decommission each other.
+    pub halved: bool,
+}
+
 #[derive(Clone, Debug)]
 pub struct Write {
     pub at_us: Us,
@@ -198,6 +212,17 @@ pub enum WriteKind {
     ImportStamped {
         family: FamilyIx,
         lines: usize,
+    },
+    /// The operator of this node gives up another one, or takes it back.
+    Decommission {
+        subject: HostId,
+    },
+    Readmit {
+        subject: HostId,
+    },
+    /// The operator of this node looks at its quarantine: takes the first record of it back, or drops it.
+    Quarantine {
+        release: bool,
     },
     /// Something that must be refused, of the given kind.
     Refused {

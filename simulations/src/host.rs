@@ -58,8 +58,18 @@ pub struct CommitFate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Waiting {
     Client,
-    Follow { peer: HostId, family: FamilyIx, stream: u64, reopen: bool },
-    Reconcile { stream: u64, opened: bool },
+    Follow {
+        peer: HostId,
+        family: FamilyIx,
+        stream: u64,
+        reopen: bool,
+    },
+    Reconcile {
+        stream: u64,
+        opened: bool,
+    },
+    /// The purge floors were looked at.
+    Floors,
     Nobody,
 }
 

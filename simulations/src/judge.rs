@@ -3,6 +3,7 @@
 //! Called after every batch, before its effects are released; it also carries the model forward.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use kinfolk::core::clock::{Hlc, Stamp, UnixMs};
 use kinfolk::core::eid::Eid;
@@ -11,9 +12,10 @@ use kinfolk::core::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use kinfolk::core::record::{Class, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Alarm, Apply, Committed, ImportLine, Imported, Input, Merges, Outcome, Refusal};
-use kinfolk::core::storage::{Cursor, CursorKey, Read};
+use kinfolk::core::storage::{Cursor, CursorKey, Read, Span};
 
 use crate::check::{Check, Checked, Violation, ensure};
+use crate::floors::{books_of, bound, settle_model, target_of};
 use crate::model::{Acknowledged, DiskModel, Held};
 
 pub const MAX_CLOCK_DRIFT_MS: u64 = 60_000;
@@ -30,6 +32,7 @@ pub struct Branches {
     pub duplicate_eid: u64,
     pub far_future: u64,
     pub beat_far_future: u64,
+    pub barred: u64,
 }
 
 pub struct Judge<'a, R: Read> {
@@ -94,6 +97,26 @@ impl<R: Read> Judge<'_, R> {
                 Ok(())
             }
             Input::Admit => self.admit(),
+            Input::Floors | Input::Verified(_) => {
+                let gone = settle_model(self.read, self.model, self.acknowledged);
+                for key in &gone {
+                    let cursors = self.cursors.iter_mut().filter(|(at, _)| key.path.key_in(&at.family).is_some());
+                    for (at, cursor) in cursors {
+                        *cursor = self.read.cursor(at).expect("memory reads");
+                    }
+                }
+                self.touched.extend(gone);
+                self.books()
+            }
+            Input::Standing { .. } => self.books(),
+            Input::Release { key } => self.release(key, outcome),
+            Input::Discard { key } => {
+                let discarded = matches!(outcome, Outcome::Noted);
+                let there = self.model.aside.remove(key).is_some();
+                ensure(discarded == there, Check::Quarantine, || {
+                    format!("a discard of {} ended as {outcome:?}", key.path)
+                })
+            }
             // Attached servers are simulated in a world of their own.
             Input::Adapter(_) => wrong(Check::StaysWritable, format!("nobody is attached, and yet {outcome:?}")),
         }
@@ -197,20 +220,63 @@ impl<R: Read> Judge<'_, R> {
 
     fn hold(&mut self, key: RecordKey, held: Held) {
         self.touched.insert(key.clone());
-        self.model.held.insert(key, held);
+        self.model.hold(key, held);
+    }
+
+    /// What the node has entered in the books is in nobody's outcome: it is read from the disk. A batch ends with
+    /// whatever may enter something.
+    fn books(&mut self) -> Checked {
+        let mut own = Vec::new();
+        self.read
+            .scan(Span::Under(&Family::books()), &mut |(key, stored)| {
+                let stamp = stored.register.stamp();
+                let known = self.model.held.get(&key).is_some_and(|held| held.stamp == stamp);
+                if stamp.eid == self.me && !known {
+                    own.push((key, stored.register));
+                }
+                ControlFlow::Continue(())
+            })
+            .expect("memory reads");
+        for (key, register) in own {
+            self.acknowledged.target = self.acknowledged.target.max(target_of(&key, register.value()));
+            self.write(key, register.stamp(), register.value())?;
+        }
+        Ok(())
     }
 
     fn admit(&mut self) -> Checked {
-        let path = Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.me)).expect("a path");
-        let key = RecordKey::plain(path);
-        if self.model.held.contains_key(&key) {
-            return Ok(());
-        }
-        let stored = self.read.record(&key).expect("memory reads");
-        let Some(stored) = stored else {
-            return wrong(Check::DurableAck, "an admitted node is not in its books".into());
+        let member = RecordKey::plain(Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.me)).expect("a path"));
+        let before = self.model.held.get(&member).map(|held| held.stamp);
+        self.books()?;
+        let after = self.model.held.get(&member).map(|held| held.stamp);
+        ensure(after.is_some(), Check::DurableAck, || "an admitted node is not in its books".into())?;
+        // It would take back that it was decommissioned.
+        ensure(before.is_none() || before == after, Check::OneStampOnce, || "a known member is entered again".into())
+    }
+
+    /// What was set aside and is written anew.
+    fn release(&mut self, key: &RecordKey, outcome: &Outcome) -> Checked {
+        let own = *key == self.model.own_key(self.me, &key.path);
+        let Some(aside) = self.model.aside.get(key).filter(|_| own).cloned() else {
+            return ensure(matches!(outcome, Outcome::Refused(_)), Check::Quarantine, || {
+                format!("{} is not set aside, or not this node's, and was taken back", key.path)
+            });
         };
-        self.write(key, stored.register.stamp(), stored.register.value())
+        match outcome {
+            Outcome::Written { stamp, .. } => {
+                self.write(key.clone(), *stamp, aside.value.as_ref())?;
+                self.model.aside.remove(key);
+                Ok(())
+            }
+            Outcome::Noted => {
+                self.model.aside.remove(key);
+                ensure(aside.value.is_none(), Check::Quarantine, || format!("{} was not taken back", key.path))
+            }
+            other => {
+                let too_long = aside.value.is_some_and(|value| value.as_str().len() > self.value_max_bytes);
+                ensure(too_long, Check::StaysWritable, || format!("a good release of {} ended as {other:?}", key.path))
+            }
+        }
     }
 
     // ---- sharing --------------------------------------------------------------------------------
@@ -229,7 +295,7 @@ impl<R: Read> Judge<'_, R> {
             self.acknowledged.publish_family(self.model, family, mode);
             self.touch_family(family);
         }
-        Ok(())
+        self.books()
     }
 
     fn unshare(&mut self, family: &Family, outcome: &Outcome) -> Checked {
@@ -247,7 +313,7 @@ impl<R: Read> Judge<'_, R> {
             let left = cursors.keys().filter(|key| key.family == *family).count();
             ensure(left == 0, Check::CursorHonest, || format!("{left} cursors of {family} survive its unsharing"))?;
         }
-        Ok(())
+        self.books()
     }
 
     fn touch_family(&mut self, family: &Family) {
@@ -271,6 +337,9 @@ impl<R: Read> Judge<'_, R> {
             // Asked for before the family was unshared and shared again.
             return Ok(());
         }
+        if matches!(outcome, Outcome::Refused(Refusal::OtherFloor(_))) && self.acknowledged.target.is_some() {
+            return Ok(());
+        }
         let Outcome::Applied(merges) = outcome else {
             return wrong(Check::SharingOnly, format!("what a correct source sent was answered {outcome:?}"));
         };
@@ -281,6 +350,11 @@ impl<R: Read> Judge<'_, R> {
                 format!("{} arrived with {stamp}, which nobody acknowledged", record.key.path)
             })?;
             let class = if record.crossed || apply.crossing { Class::Far } else { Class::Near };
+            if self.is_barred(&record.key, stamp) {
+                expected.barred += 1;
+                self.note_arrival(stamp);
+                continue;
+            }
             self.merge(&record.key, stamp, record.register.is_tombstone(), class, false, &mut expected);
         }
         ensure(*merges == expected, Check::KnownWinner, || format!("merges were {merges:?}, must be {expected:?}"))?;
@@ -304,12 +378,7 @@ impl<R: Read> Judge<'_, R> {
         merges: &mut Merges,
     ) {
         self.touched.insert(key.clone());
-        if stamp.hlc.unix_ms() > self.now + MAX_CLOCK_DRIFT_MS {
-            self.far.insert(stamp.eid);
-            self.branches.far_future += 1;
-        } else {
-            self.near = self.near.max(Some(stamp.hlc));
-        }
+        self.note_arrival(stamp);
         let before = self.model.held.get(key).copied();
         if let Some(before) = before {
             let same_moment = (before.stamp.hlc, before.stamp.eid) == (stamp.hlc, stamp.eid);
@@ -318,6 +387,7 @@ impl<R: Read> Judge<'_, R> {
                 self.branches.duplicate_eid += 1;
             }
             if stamp <= before.stamp {
+                self.model.see(key, stamp);
                 let same = stamp == before.stamp;
                 // What came over another site first, and now from this one, is kept as this one's.
                 if same && before.class == Class::Far && class == Class::Near {
@@ -333,11 +403,40 @@ impl<R: Read> Judge<'_, R> {
         self.hold(key.clone(), Held { stamp, tombstone, class, origin });
     }
 
+    fn note_arrival(&mut self, stamp: Stamp) {
+        if stamp.hlc.unix_ms() > self.now + MAX_CLOCK_DRIFT_MS {
+            self.far.insert(stamp.eid);
+            self.branches.far_future += 1;
+        } else {
+            self.near = self.near.max(Some(stamp.hlc));
+        }
+    }
+
+    /// A record that would be new here and was not taken, since it lies below a promise. A batch ends with each apply
+    /// where there are such.
+    fn is_barred(&mut self, key: &RecordKey, stamp: Stamp) -> bool {
+        let below = self.acknowledged.target.is_some_and(|target| stamp.hlc <= target);
+        let fresh = self.model.held.get(key).is_none_or(|held| held.stamp < stamp);
+        let barred = below && fresh && self.stored_stamp(key) < Some(stamp);
+        self.branches.barred += u64::from(barred);
+        barred
+    }
+
+    fn is_below_floor(&self, line: &ImportLine, stamp: Stamp) -> bool {
+        let Some((family, mode)) = self.model.covering(&line.key.path) else { return false };
+        crate::model::exchanged(&line.key, mode) && stamp.hlc <= bound(self.read, &books_of(self.read), self.me, family)
+    }
+
     fn import(&mut self, lines: &[ImportLine], imported: &Imported) -> Checked {
         let mut expected = Merges::default();
         let mut written = 0;
         for line in lines {
             match (line.stamp, &line.value) {
+                (Some(stamp), _) if self.is_below_floor(line, stamp) => {
+                    let refused = imported.refused.iter().any(|(refused, _)| lines.get(*refused) == Some(line));
+                    let what = || format!("the import brings {} of {stamp} back, below the floor", line.key.path);
+                    ensure(refused, Check::NoResurrection, what)?;
+                }
                 (Some(stamp), value) => self.import_stamped(line, stamp, value.is_none(), &mut expected),
                 (None, Some(value)) => {
                     // Its stamp is read from the disk; the workload imports no path twice.
@@ -360,6 +459,7 @@ impl<R: Read> Judge<'_, R> {
     }
 
     fn import_stamped(&mut self, line: &ImportLine, stamp: Stamp, tombstone: bool, expected: &mut Merges) {
+        self.acknowledged.imported.insert((line.key.clone(), stamp));
         let covering = self.model.covering(&line.key.path).map(|(_, mode)| mode);
         if covering.is_some_and(|mode| !crate::model::exchanged(&line.key, mode)) {
             return;

@@ -14,6 +14,7 @@ pub mod draw;
 pub mod edge;
 pub mod epidemic;
 mod faults;
+mod floors;
 pub mod history;
 mod host;
 mod inspect;

@@ -344,7 +344,9 @@ impl World {
     /// What the plan needs: connections, a look when patience or probation ends, and a word about who is out of reach and
     /// whether this node has settled.
     pub fn need(&mut self, node: HostId, members: &[Member], settled: bool, plan: &Plan, losses: &Losses) {
-        let (now, dial) = (self.now, self.dials(node, &plan.dial));
+        let collectors = &self.hosts[node].process.as_ref().expect("checked by the caller").verifying.collectors;
+        let needed = plan.dial.union(collectors).copied().collect();
+        let (now, dial) = (self.now, self.dials(node, &needed));
         let host = &mut self.hosts[node];
         let incarnation = host.incarnation;
         let process = host.process.as_mut().expect("checked by the caller");

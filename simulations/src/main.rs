@@ -47,6 +47,9 @@ struct Arguments {
     /// Write a page with the timeline, the convergence of each family and the bytes of each link.
     #[arg(long, value_name = "FILE", conflicts_with = "swarm")]
     report: Option<PathBuf>,
+    /// When a run fails, print what every node believes and does instead of looking for a shorter one.
+    #[arg(long, conflicts_with = "swarm")]
+    describe: bool,
     /// Whether nodes verify: on, off, or only (streams bring the first copy of a family, verifies all else).
     #[arg(long, value_name = "MODE", conflicts_with = "swarm")]
     verify: Option<VerifyMode>,
@@ -59,6 +62,9 @@ struct Arguments {
     /// Run this many seeds of the mixed swarm.
     #[arg(long, value_name = "SEEDS")]
     swarm: Option<u64>,
+    /// Draw histories in which purge floors rise, in every run.
+    #[arg(long, conflicts_with_all = ["scenario", "edge"])]
+    purging: bool,
     /// Run this many seeds of the edge world: nodes with attached Asterisks.
     #[arg(long, value_name = "SEEDS", conflicts_with_all = ["swarm", "scenario"])]
     edge: Option<u64>,
@@ -112,7 +118,9 @@ fn history(arguments: &Arguments) -> Result<(History, Subject), String> {
     let Some(name) = &arguments.scenario else {
         let seed = arguments.seed.unwrap_or(1);
         let (title, about) = (format!("Seed {seed}"), "A cluster and its misfortunes, drawn from a seed.".to_owned());
-        return Ok((draw::mixed(seed), Subject { title, about, sites: Vec::new(), replay: format!("--seed {seed}") }));
+        let (history, how) =
+            if arguments.purging { (draw::purging(seed), " --purging") } else { (draw::mixed(seed), "") };
+        return Ok((history, Subject { title, about, sites: Vec::new(), replay: format!("--seed {seed}{how}") }));
     };
     let included = scenario::INCLUDED.iter().find(|(included, _)| included == name);
     let text = match included {
@@ -170,7 +178,12 @@ fn one(arguments: &Arguments) -> ExitCode {
     }
     if let Some(violation) = &outcome.violation {
         println!("violated: {violation}");
-        if arguments.keep.is_none() {
+        if arguments.describe
+            && let Some(world) = &outcome.world
+        {
+            print!("{}", world.describe_streams());
+        }
+        if arguments.keep.is_none() && !arguments.describe {
             tell_shortest(&whole, violation.check, &subject.replay);
         }
         println!("commit: {}", commit());
@@ -213,6 +226,7 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
         first_seed,
         seeds,
         threads: arguments.threads.max(1),
+        purging: arguments.purging,
         enough: &|| started.elapsed() > limit,
         progress: &|done| bar.set_position(done),
     }
@@ -225,7 +239,8 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     for outcome in &found.failures {
         let violation = outcome.violation.as_ref().expect("it failed");
         println!("violated: seed {}: {violation}", outcome.seed);
-        println!("replay: cargo run --release -p simulations -- --seed {}", outcome.seed);
+        let how = if arguments.purging { " --purging" } else { "" };
+        println!("replay: cargo run --release -p simulations -- --seed {}{how}", outcome.seed);
     }
     // A hole is only one where there was time to fill it.
     let holes = if runs >= 1_000 { found.coverage.holes() } else { Vec::new() };

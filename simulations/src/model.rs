@@ -22,10 +22,21 @@ pub struct Held {
     pub origin: bool,
 }
 
+/// A record that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aside {
+    pub stamp: Stamp,
+    pub value: Option<kinfolk::core::path::Value>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct DiskModel {
     pub held: BTreeMap<RecordKey, Held>,
     pub marks: BTreeMap<Family, Mode>,
+    /// Records in quarantine.
+    pub aside: BTreeMap<RecordKey, Aside>,
+    /// The stamps of all that was ever held here, or lost here against what was.
+    pub seen: BTreeMap<RecordKey, BTreeSet<Stamp>>,
 }
 
 impl DiskModel {
@@ -57,6 +68,22 @@ impl DiskModel {
         live.filter(|key| ours(key) && tree.covers(&key.path)).cloned().collect()
     }
 
+    /// Puts a record there; what was set aside under its key is settled by the same or a later write.
+    pub fn hold(&mut self, key: RecordKey, held: Held) {
+        if self.aside.get(&key).is_some_and(|aside| aside.stamp <= held.stamp) {
+            self.aside.remove(&key);
+        }
+        self.see(&key, held.stamp);
+        self.held.insert(key, held);
+    }
+
+    pub fn see(&mut self, key: &RecordKey, stamp: Stamp) {
+        match self.seen.get_mut(key) {
+            Some(seen) => _ = seen.insert(stamp),
+            None => _ = self.seen.insert(key.clone(), BTreeSet::from([stamp])),
+        }
+    }
+
     fn under(&self, family: &Family) -> Vec<RecordKey> {
         self.held.keys().filter(|key| key.path.key_in(family).is_some()).cloned().collect()
     }
@@ -69,6 +96,7 @@ impl DiskModel {
             if let Some(there) = self.held.get(&key).filter(|there| there.stamp > held.stamp) {
                 (held.stamp, held.tombstone) = (there.stamp, there.tombstone);
             }
+            self.see(&key, held.stamp);
             self.held.insert(key, held);
         }
     }
@@ -119,6 +147,17 @@ pub struct Acknowledged {
     pub forgotten: BTreeSet<(Eid, Path)>,
     /// Losses that the design allows until there is verify: origins gone, wiped, rolled back or unshared.
     pub losses: u64,
+    /// The latest tombstone of each record that a node dropped because it took part in a round, and what the nodes
+    /// that dropped it had seen: members who never met are told nothing of each other's deletions.
+    pub purged: BTreeMap<RecordKey, (Stamp, BTreeSet<Stamp>)>,
+    /// What operators have carried from one node to another in a file: members need not have met for that.
+    pub imported: BTreeSet<(RecordKey, Stamp)>,
+    /// Two halves of the cluster decommission each other: each forgets deletions without the other.
+    pub halved: bool,
+    /// How many records were set aside.
+    pub set_aside: u64,
+    /// The greatest moment that any round would raise a floor to.
+    pub target: Option<kinfolk::core::clock::Hlc>,
 }
 
 impl Acknowledged {

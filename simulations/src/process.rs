@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use kinfolk::core::clock::Hlc;
+use kinfolk::core::floor::Policy;
 use kinfolk::core::nearby::Nearby;
-use kinfolk::core::path::Limits;
+use kinfolk::core::path::{Family, Limits};
 use kinfolk::core::record::{Class, Classes, RecordKey};
 use kinfolk::core::register::value_hash;
 use kinfolk::core::replica::{Committed, Input, Outcome, Replica, Settings};
@@ -16,11 +17,12 @@ use kinfolk::core::topology::{Patience, Probation};
 
 use crate::check::{Check, Checked, ensure};
 use crate::clock::MS;
+use crate::floors::settle_model;
 use crate::history::HostId;
 use crate::host::{CommitFate, Process, Queued, Waiting};
 use crate::judge::{Judge, MAX_CLOCK_DRIFT_MS, mismatch};
 use crate::membership::Told;
-use crate::model::Held;
+use crate::model::{Aside, Held};
 use crate::rings::Voice;
 use crate::rng::mix;
 use crate::sources::Sources;
@@ -47,6 +49,9 @@ impl World {
         host.up_since = now;
         let wall = host.wall(now);
         let mut settings = Settings::new(host.eid);
+        if let Some(floors) = self.history.floors {
+            settings.policy = Policy { retention_ms: floors.retention_ms, interval_ms: floors.interval_ms };
+        }
         settings.limits = Limits { value_max_bytes: host.spec.value_max_bytes, ..Limits::default() };
         if self.history.checking.each_commit && mix(self.history.seed ^ node as u64).is_multiple_of(2) {
             // Small families are summed as large ones are.
@@ -84,6 +89,7 @@ impl World {
         }
         self.tell(node);
         self.schedule(self.history.timing.idle_say_us, Event::Idle { node, incarnation: incarnation + 1 });
+        self.look_at_floors_later(node);
         self.started(node);
         Ok(())
     }
@@ -121,7 +127,8 @@ impl World {
         while inputs.len() < BATCH_MAX_INPUTS
             && let Some(queued) = process.inbox.pop_front()
         {
-            let last = ends_batch(&queued.input);
+            let last =
+                ends_batch(&queued.input) || self.history.floors.is_some() && matches!(queued.input, Input::Apply(_));
             inputs.push(queued.input);
             waiting.push(queued.waiting);
             if last {
@@ -232,6 +239,10 @@ impl World {
 
     /// Acknowledgements, wake-ups of followers, changed marks: only what is durable.
     fn release(&mut self, node: HostId, waiting: Vec<Waiting>, committed: Committed) -> Checked {
+        self.stats.purged += committed.counts.purged;
+        self.stats.set_aside += committed.counts.quarantined;
+        self.stats.released += committed.counts.released;
+        self.stats.discarded += committed.counts.discarded;
         for (waiting, outcome) in waiting.into_iter().zip(&committed.outcomes) {
             match waiting {
                 Waiting::Follow { peer, family, stream, reopen } => {
@@ -246,6 +257,7 @@ impl World {
                     Outcome::Refused(_) => self.stats.refused += 1,
                     _ => self.stats.writes += 1,
                 },
+                Waiting::Floors => self.on_looked(node, outcome),
                 Waiting::Nobody => {}
             }
         }
@@ -256,6 +268,17 @@ impl World {
         }
         if !committed.touched.is_empty() || committed.marks_changed {
             self.roots_changed(node);
+        }
+        if self.history.checking.books && committed.touched.contains_key(&Family::books()) {
+            let host = &self.hosts[node];
+            let ledger = host.process.as_ref().expect("it has just committed").replica.ledger();
+            if !ledger.stands_in_books(host.eid) {
+                self.submit(node, Input::Admit, Waiting::Nobody);
+            }
+        }
+        if self.history.floors.is_some() && committed.touched.contains_key(&Family::books()) {
+            // Somebody may have been decommissioned, or admitted again.
+            self.plan_soon(node);
         }
         for (family, classes) in &committed.touched {
             if let Some(ix) = self.family_ix.get(family).copied() {
@@ -301,7 +324,7 @@ impl World {
                 }
                 Waiting::Reconcile { stream, opened } => self.on_reconcile_applied(node, stream, opened, false)?,
                 Waiting::Client => self.stats.unanswered += 1,
-                Waiting::Nobody => {}
+                Waiting::Floors | Waiting::Nobody => {}
             }
         }
         // Marks may have landed: the daemon looks at the ledger after a failure.
@@ -350,11 +373,16 @@ impl World {
             let stamp = stored.register.stamp();
             let before = host.model.held.get(&key).copied();
             let known = self.acknowledged.is_known(&key.path, stamp);
-            if !known && (stamp.eid != host.eid || !hashes.contains(&stamp.hash)) {
+            let own_books = key.path.top() == kinfolk::core::path::BOOKS_FAMILY && stamp.eid == host.eid;
+            if !known && !own_books && (stamp.eid != host.eid || !hashes.contains(&stamp.hash)) {
                 strange = Some((key.clone(), stamp));
                 return ControlFlow::Break(());
             }
             self.acknowledged.note(&key.path, stamp);
+            if own_books {
+                let target = crate::floors::target_of(&key, stored.register.value());
+                self.acknowledged.target = self.acknowledged.target.max(target);
+            }
             let tombstone = stored.register.is_tombstone();
             let fresh = before.is_none_or(|before| before.stamp != stamp);
             let origin = if fresh { stored.class == Class::Local } else { before.is_some_and(|before| before.origin) };
@@ -365,9 +393,11 @@ impl World {
         if let Some((key, stamp)) = strange {
             return ensure(false, Check::KnownWinner, || format!("{} with {stamp} landed on node {node}", key.path));
         }
+        settle_model(&read, &mut host.model, &mut self.acknowledged);
         let lost = lost_records(&host.model.held, &found, inputs);
         ensure(lost.is_none(), Check::DurableAck, || format!("{lost:?} vanished from node {node} in a failed commit"))?;
         host.model.held = found;
+        host.model.aside = asides(&read);
         for (family, mode) in marks {
             if !host.model.marks.contains_key(&family) {
                 host.model.share(host.eid, &family, mode);
@@ -414,10 +444,30 @@ impl World {
     }
 }
 
+fn asides(read: &impl Read) -> BTreeMap<RecordKey, Aside> {
+    let mut asides = BTreeMap::new();
+    read.quarantine(&mut |(key, aside)| {
+        let (stamp, value) = (aside.register.stamp(), aside.register.value().cloned());
+        asides.insert(key, Aside { stamp, value });
+        ControlFlow::Continue(())
+    })
+    .expect("memory reads");
+    asides
+}
+
 fn ends_batch(input: &Input) -> bool {
     matches!(
         input,
-        Input::DeleteTree { .. } | Input::Share { .. } | Input::Unshare { .. } | Input::Import { .. } | Input::Admit
+        Input::DeleteTree { .. }
+            | Input::Share { .. }
+            | Input::Unshare { .. }
+            | Input::Import { .. }
+            | Input::Admit
+            | Input::Floors
+            | Input::Verified(_)
+            | Input::Standing { .. }
+            | Input::Release { .. }
+            | Input::Discard { .. }
     ) || matches!(input, Input::Put { path, .. } | Input::Delete { path } if path.top() == kinfolk::core::path::MARKS_FAMILY)
 }
 

@@ -33,8 +33,8 @@ enum Machine {
 
 /// One side of a reconcile.
 pub struct Session {
-    peer: HostId,
-    family: FamilyIx,
+    pub peer: HostId,
+    pub family: FamilyIx,
     machine: Machine,
     read: MemoryReader,
     next_out: u32,
@@ -62,7 +62,7 @@ impl World {
         family: FamilyIx,
         bootstrap: bool,
     ) -> Result<Option<u64>, Violation> {
-        if self.net.believed(node, peer) == 0 {
+        if self.net.believed(node, peer) == 0 || !self.knows(node, peer, family) {
             return Ok(None);
         }
         let name = self.families[family].0.clone();
@@ -136,7 +136,7 @@ impl World {
                         // The stream is finished, also where the other side would read on.
                         self.schedule(SECOND, Event::ReconcileOver { node: over.peer, stream, opened: false });
                     }
-                    return if opened { self.reconcile_ended(node, stream, ended) } else { Ok(()) };
+                    return if opened { self.reconcile_ended(node, stream, &over, ended) } else { Ok(()) };
                 }
                 Err(fault) => return self.faulty(node, stream, opened, &fault, false),
             }
@@ -246,11 +246,13 @@ impl World {
         let crossing = !self.near(node, peer);
         let (eid, incarnation, max) =
             (self.hosts[peer].eid, self.hosts[node].incarnation, self.history.verify.times.served_max);
+        let known = self.knows(node, peer, family);
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let serving = process.verifying.sessions.keys().filter(|(_, opened)| !opened).count();
         let snapshot = process.replica.snapshot(&ask.family).expect("memory reads");
         let opened = Answerer::open(snapshot.as_ref(), Peer { eid, crossing }, ask);
         let answer = match opened {
+            Ok(_) if !known => Err(Reconcile::OtherFloor { floor: None }),
             Ok(answer) if serving < max => answer,
             Ok(_) => Err(Reconcile::Busy),
             Err(fault) => return ensure(false, Check::CursorHonest, || format!("node {node} cannot answer: {fault}")),
@@ -332,6 +334,9 @@ impl World {
         self.stats.verify.broken += 1;
         self.compared.remove(&stream);
         let process = self.hosts[node].process.as_mut().expect("it is up");
+        if process.verifying.collecting.remove(&stream).is_some() {
+            return Ok(());
+        }
         if let Some((family, eid)) = process.verifying.running.remove(&stream) {
             self.verify_ended(node, &family, eid, Verdict::Failed);
             return Ok(());
@@ -343,13 +348,16 @@ impl World {
         Ok(())
     }
 
-    fn reconcile_ended(&mut self, node: HostId, stream: u64, ended: Ended) -> Checked {
+    fn reconcile_ended(&mut self, node: HostId, stream: u64, over: &Session, ended: Ended) -> Checked {
         self.count_end(&ended);
         let compared = self.compared.remove(&stream);
         if ended.is_verified() {
             self.claim_is_true(compared, &ended)?;
         }
         let process = self.hosts[node].process.as_mut().expect("it is up");
+        if let Some(collecting) = process.verifying.collecting.remove(&stream) {
+            return self.on_collected(node, over, collecting, &ended);
+        }
         if let Some((family, eid)) = process.verifying.running.remove(&stream) {
             self.verify_ended(node, &family, eid, Verdict::from(&ended));
             if ended == Ended::Everything {
@@ -385,8 +393,17 @@ impl World {
         let drop_cursor = Some(follow.wanted);
         let crossing = !self.near(node, peer);
         let (source, family) = (eid, family.clone());
-        let apply =
-            Apply { source, crossing, family, mode, since: None, records: Vec::new(), cursor: None, drop_cursor };
+        let apply = Apply {
+            source,
+            crossing,
+            family,
+            mode,
+            since: None,
+            floor: None,
+            records: Vec::new(),
+            cursor: None,
+            drop_cursor,
+        };
         self.submit(node, Input::Apply(apply), Waiting::Nobody);
         self.retry_later(node, peer, ix);
     }
@@ -413,7 +430,8 @@ impl World {
             }
             let lacking = wanted.iter().find(|(key, stamp)| {
                 let shared = host.model.covering(&key.path).is_some_and(|(_, mode)| exchanged(key, mode));
-                shared && host.model.held.get(key).is_none_or(|held| held.stamp < **stamp)
+                let below = Some(stamp.hlc) <= self.acknowledged.target;
+                shared && !below && host.model.held.get(key).is_none_or(|held| held.stamp < **stamp)
             });
             ensure(lacking.is_none(), Check::VerifiedTrue, || {
                 format!("node {holder} lacks {lacking:?} after {ended:?}")

@@ -285,6 +285,7 @@ pub fn read(text: &str, seed: Option<u64>) -> Result<History, ScenarioError> {
         lasting: None,
         heal_at_us: duration_us,
         converge_within_us: file.converge_within_s * SECOND,
+        floors: None,
         probe: file.probe,
     })
 }

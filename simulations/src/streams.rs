@@ -57,7 +57,9 @@ impl World {
         let losses = self.losses(node, &members);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         let settled = process.probation.look(&site, &members, self.now / MS);
-        let plan = topology::plan(Me { eid: me, site: &site, settled }, &shared, &members, &losses);
+        let decommissioned = process.replica.ledger().books.decommissioned();
+        let who = Me { eid: me, site: &site, settled, decommissioned: &decommissioned };
+        let plan = topology::plan(who, &shared, &members, &losses);
         self.need(node, &members, settled, &plan, &losses);
         self.hosts[node].process.as_mut().expect("checked by the caller").members = members;
         self.look_at_voice(node);
@@ -109,6 +111,10 @@ impl World {
 
     /// A follower from the durable cursor, and its first request.
     fn open_stream(&mut self, node: HostId, peer: HostId, family: FamilyIx) -> Checked {
+        if !self.knows(node, peer, family) {
+            self.retry_later(node, peer, family);
+            return Ok(());
+        }
         let (name, source) = (self.families[family].0.clone(), self.hosts[peer].eid);
         let crossing = !self.near(node, peer);
         let process = self.hosts[node].process.as_mut().expect("it is up");
@@ -303,6 +309,11 @@ impl World {
                 self.stats.compares += 1;
                 return self.ask(node, peer, family);
             }
+            Next::OtherFloor { .. } => {
+                self.stats.other_floors += 1;
+                self.retry_later(node, peer, family);
+                return Ok(());
+            }
             Next::GiveUp { .. } => {
                 self.stats.give_ups += 1;
                 *follow = Follow { gave_up: true, ..follow.broken_off() };
@@ -374,6 +385,7 @@ impl World {
                 });
             }
         };
+        let known = self.knows(node, peer, family);
         let process = self.hosts[node].process.as_mut().expect("checked by the caller");
         // Streams of one connection overtake each other: one that its follower has left is of no use.
         if process.sources.get(family, peer).is_some_and(|serving| serving.stream > stream) {
@@ -381,7 +393,10 @@ impl World {
         }
         let read = process.replica.read().expect("memory reads");
         let families = process.replica.ledger().families.clone();
-        let (reply, source) = Source::open(&read, &families, &request).expect("memory reads");
+        let (reply, source) = match known {
+            true => Source::open(&read, &families, &request).expect("memory reads"),
+            false => (FollowReply::OtherFloor { floor: None }, None),
+        };
         drop(read);
         process.sources.remove(family, peer);
         let bytes = codec::encode_frame(&reply).expect("a reply fits in a frame").into();
@@ -603,7 +618,8 @@ impl World {
                     key.classes.contains(class) && record.path.key_in(name).is_some() && exchanged(&record, mode);
                 let there = self.hosts[peer].model.held.get(&record).map(|held| held.stamp);
                 let here = self.hosts[node].model.held.get(&record).map(|held| held.stamp);
-                if wanted && here < there {
+                let below = there.is_some_and(|there| Some(there.hlc) <= self.acknowledged.target);
+                if wanted && here < there && !below {
                     missing = Some((record, here, there));
                     return std::ops::ControlFlow::Break(());
                 }

@@ -13,6 +13,8 @@ pub struct Swarm<'a> {
     pub first_seed: u64,
     pub seeds: u64,
     pub threads: usize,
+    /// Whether purge floors rise in every run.
+    pub purging: bool,
     /// Asked between two seeds: enough time spent?
     pub enough: &'a (dyn Fn() -> bool + Sync),
     pub progress: &'a (dyn Fn(u64) + Sync),
@@ -42,7 +44,8 @@ impl Swarm<'_> {
                         if over || (self.enough)() {
                             break;
                         }
-                        let mut outcome = run(draw::mixed(seed), false, &mut |_| {});
+                        let history = if self.purging { draw::purging(seed) } else { draw::mixed(seed) };
+                        let mut outcome = run(history, false, &mut |_| {});
                         outcome.world = None;
                         let mut found = found.lock().expect("no thread panics with it");
                         found.coverage.add(&outcome);
@@ -76,7 +79,17 @@ pub mod mutants {
     use crate::history::VerifyMode;
 
     /// What these lose, a verify repairs before it is seen: they are hunted without.
-    const REPAIRED: [Mutant; 2] = [Mutant::FetchedNotFar, Mutant::SinceIgnored];
+    const REPAIRED: [Mutant; 4] =
+        [Mutant::BatchEndSkipsRecord, Mutant::FetchedNotFar, Mutant::ModeIgnored, Mutant::SinceIgnored];
+
+    /// What belongs to purge floors is hunted where these rise in every run.
+    const OF_FLOORS: [Mutant; 5] = [
+        Mutant::LowerFloorStays,
+        Mutant::NobodyDoubts,
+        Mutant::OldImportTaken,
+        Mutant::PromiseNotKept,
+        Mutant::QuarantineForgets,
+    ];
 
     /// One row of the table.
     pub struct Row {
@@ -96,7 +109,8 @@ pub mod mutants {
             let violation = match edge::MUTANTS.contains(&mutant) {
                 true => edge::run(edge::history::draw(runs)).violation,
                 false => {
-                    let mut history = draw::mixed(runs);
+                    let purging = OF_FLOORS.contains(&mutant);
+                    let mut history = if purging { draw::purging(runs) } else { draw::mixed(runs) };
                     if REPAIRED.contains(&mutant) {
                         history.verify.mode = VerifyMode::Off;
                     }
@@ -111,11 +125,15 @@ pub mod mutants {
 
     /// The table as it is kept in the repository.
     pub fn table(rows: &[Row]) -> String {
-        let mut text = String::from(
+        let names: Vec<String> = REPAIRED.iter().map(|mutant| format!("`{mutant:?}`")).collect();
+        let repaired = names.join(", ");
+        let mut text = format!(
             "# Planted faults and what finds them\n\n\
              Made by `cargo run --release -p simulations --features mutants -- --mutants`: one build, each fault switched on \
-             at run time\nand hunted with the mixed swarm, or with the edge world if it is the adapter's, from seed 1 on one core, for at most 60 s. `FetchedNotFar` and `SinceIgnored`, which a\nverify repairs too soon to be seen, are hunted with `--verify off`. A fault that lives is a \
-             missing check, and the command fails.\n\n\
+             at run time\nand hunted with the mixed swarm, with `--purging` if it is one of the purge floors', or with the \
+             edge world if it is\nthe adapter's, from seed 1 on one core, for at most 60 s. What a verify repairs before it \
+             is seen is hunted with\n`--verify off`: {repaired}. A fault\nthat lives is a missing check, and the command \
+             fails.\n\n\
              | fault | what it does | found by the check | at seed |\n| --- | --- | --- | --- |\n",
         );
         for row in rows {

@@ -1,7 +1,7 @@
 //! When nodes verify: the daemon's scheduler over roots that are heard late and now and then out of date, as gossip
 //! brings them; and which follower compares before it asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kinfolk::core::eid::Eid;
@@ -12,6 +12,7 @@ use kinfolk::core::verify::{Roots, Verdict, Verifier, VerifyConfig};
 
 use crate::check::{Checked, Violation};
 use crate::clock::{MS, SECOND, Us};
+use crate::floors::Collecting;
 use crate::history::{FamilyIx, HostId, VerifyMode};
 use crate::host::Follow;
 use crate::reconcile::Session;
@@ -27,6 +28,10 @@ pub struct Verifying {
     pub sessions: BTreeMap<(u64, bool), Session>,
     heard: BTreeMap<HostId, Arc<BTreeMap<Family, Root>>>,
     pub running: BTreeMap<u64, (Family, Eid)>,
+    /// By stream, the own head at which a verify with a collector began.
+    pub collecting: BTreeMap<u64, Collecting>,
+    /// With whom a purge floor waits to verify.
+    pub collectors: BTreeSet<Eid>,
     /// The next look, 0 for none.
     look_at: Us,
     /// Who fetches a family whole, and since when.
@@ -40,6 +45,8 @@ impl Verifying {
             sessions: BTreeMap::new(),
             heard: BTreeMap::new(),
             running: BTreeMap::new(),
+            collecting: BTreeMap::new(),
+            collectors: BTreeSet::new(),
             look_at: 0,
             fetching: BTreeMap::new(),
         }

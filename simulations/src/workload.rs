@@ -1,5 +1,6 @@
 //! What clients ask of the nodes: writes of every kind, at their moments.
 
+use kinfolk::core::books::Standing;
 use kinfolk::core::family::Mode;
 use kinfolk::core::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path, Value};
 use kinfolk::core::record::RecordKey;
@@ -71,6 +72,16 @@ impl World {
             WriteKind::Unshare { family } => Input::Delete { path: self.mark_path(family) },
             WriteKind::ImportFresh { family, lines } => self.import_fresh(index, family, lines),
             WriteKind::ImportStamped { family, lines } => return self.import_stamped(family, lines),
+            WriteKind::Decommission { subject } => {
+                Input::Standing { eid: self.hosts[subject].eid, standing: Standing::Decommissioned }
+            }
+            WriteKind::Readmit { subject } => {
+                Input::Standing { eid: self.hosts[subject].eid, standing: Standing::Admitted }
+            }
+            WriteKind::Quarantine { release } => {
+                let key = self.hosts[node].model.aside.keys().next()?.clone();
+                if release { Input::Release { key } } else { Input::Discard { key } }
+            }
             WriteKind::Refused { kind } => self.refused(node, kind),
         })
     }

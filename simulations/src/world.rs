@@ -121,6 +121,18 @@ pub enum Event {
     },
     Topology,
     Sweep,
+    /// A look at the purge floors.
+    Floors {
+        node: HostId,
+        incarnation: u32,
+    },
+    /// A purge floor waits for a verify with its collector.
+    Collect {
+        node: HostId,
+        incarnation: u32,
+        family: FamilyIx,
+        peer: Eid,
+    },
     Heal,
     Inspect,
 }
@@ -155,6 +167,12 @@ pub struct Stats {
     pub fetched_nearby: u64,
     pub faults: BTreeMap<&'static str, u64>,
     pub exempt_keys: u64,
+    pub verifies: u64,
+    pub other_floors: u64,
+    pub purged: u64,
+    pub set_aside: u64,
+    pub released: u64,
+    pub discarded: u64,
     pub verify: VerifyStats,
     pub converged_after_us: Option<Us>,
     pub probe_converged_after_us: Option<Us>,
@@ -194,6 +212,7 @@ pub struct World {
     pub acknowledged: Acknowledged,
     pub branches: Branches,
     pub stats: Stats,
+    /// Verifies under way, and when they are given up.
     pub streams: u64,
     pub runs: u64,
     pub phase: Phase,
@@ -248,7 +267,10 @@ impl World {
             sites: (0..=history.nodes.iter().map(|spec| spec.site).max().unwrap_or(0))
                 .map(|n| format!("s{n}"))
                 .collect(),
-            acknowledged: Acknowledged::default(),
+            acknowledged: Acknowledged {
+                halved: history.floors.is_some_and(|floors| floors.halved),
+                ..Acknowledged::default()
+            },
             branches: Branches::default(),
             stats: Stats::default(),
             streams: 0,
@@ -355,6 +377,10 @@ impl World {
             Event::Voice { node, incarnation } => self.if_current(node, incarnation, Self::on_voice),
             Event::Topology => self.on_topology(),
             Event::Sweep => self.on_sweep(),
+            Event::Floors { node, incarnation } => self.if_current(node, incarnation, Self::on_floors),
+            Event::Collect { node, incarnation, family, peer } => {
+                self.if_current(node, incarnation, |world, node| world.on_collect(node, family, peer))
+            }
             Event::Heal => self.on_heal(),
             Event::Inspect => self.on_inspect(),
         }
@@ -366,7 +392,11 @@ impl World {
             Event::Frame(frame) => frame.to as HostId,
             Event::Commit { node, .. } | Event::Plan { node, .. } | Event::Retry { node, .. } => *node,
             Event::StreamEnded { node, .. } | Event::SourceReady { node, .. } | Event::Idle { node, .. } => *node,
-            Event::ConnectionLost { node, .. } | Event::Look { node, .. } | Event::ReconcileOver { node, .. } => *node,
+            Event::ConnectionLost { node, .. }
+            | Event::Look { node, .. }
+            | Event::Floors { node, .. }
+            | Event::Collect { node, .. }
+            | Event::ReconcileOver { node, .. } => *node,
             Event::View { observer, .. } | Event::Heard { observer, .. } => *observer,
             Event::Write { index } => self.history.writes[*index].node,
             _ => return None,
@@ -428,6 +458,15 @@ impl World {
                 continue;
             };
             text += &format!("node {id} {} marks {:?}\n", host.eid, host.model.marks);
+            let ledger = process.replica.ledger();
+            for family in ledger.families.marks().keys() {
+                text += &format!(
+                    "  floor of {family}: exchanged at {:?}, local {:?}, books {:?}\n",
+                    ledger.families.floor_of(family),
+                    ledger.floors.get(family),
+                    ledger.books.of(family)
+                );
+            }
             for ((peer, family), follow) in process.follows.by_host() {
                 let cursor = follow.follower.as_ref().map(|follower| (follower.cursor_seq(), follower.head()));
                 text += &format!(

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use kinfolk::core::clock::Stamp;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
-use kinfolk::core::path::{Family, Path, Value};
+use kinfolk::core::path::{BOOKS_FAMILY, Family, Path, Value};
 use kinfolk::core::replica::{Input, Outcome, Replica, Settings};
 use kinfolk::core::storage::{Read, Run, Span, StoreError};
 use kinfolk::store::redb::{Options, RedbStore};
@@ -169,6 +169,10 @@ type Content = BTreeMap<Path, (Stamp, Option<String>)>;
 fn content(replica: &Replica<RedbStore>) -> Result<Content, StoreError> {
     let mut content = Content::new();
     replica.read()?.scan(Span::All, &mut |(key, stored)| {
+        // What the node enters in the books by itself is no client's.
+        if key.path.top() == BOOKS_FAMILY {
+            return ControlFlow::Continue(());
+        }
         let value = stored.register.value().map(|value| value.as_str().to_owned());
         content.insert(key.path, (stored.register.stamp(), value));
         ControlFlow::Continue(())

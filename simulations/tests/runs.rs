@@ -21,6 +21,7 @@ fn holds(name: &str, outcome: &Outcome) {
 fn the_first_seeds_of_the_mixed_swarm_hold_every_check() {
     for seed in 1..=60 {
         holds("mixed", &outcome(draw::mixed(seed)));
+        holds("purging", &outcome(draw::purging(seed)));
     }
 }
 
@@ -68,11 +69,16 @@ fn a_relay_that_comes_and_goes_costs_hardly_a_copy_more() {
 
 #[test]
 fn every_seed_that_ever_found_a_fault_is_run_again() {
-    let list = include_str!("../regressions/seeds.txt");
-    let lines = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    for line in lines {
-        let (seed, what) = line.split_once(' ').expect("a seed and what it was");
-        holds(what, &outcome(draw::mixed(seed.parse().expect("a seed"))));
+    type Drawn = fn(u64) -> History;
+    let lists: [(&str, Drawn); 2] = [
+        (include_str!("../regressions/seeds.txt"), draw::mixed),
+        (include_str!("../regressions/purging.txt"), draw::purging),
+    ];
+    for (list, drawn) in lists {
+        for line in list.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (seed, what) = line.split_once(' ').expect("a seed and what it was");
+            holds(what, &outcome(drawn(seed.parse().expect("a seed"))));
+        }
     }
 }
 

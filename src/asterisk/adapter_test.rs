@@ -270,6 +270,7 @@ impl Rig {
             family: Family::new("uni").expect("a family"),
             mode: Mode::Unique,
             since: None,
+            floor: None,
             records,
             cursor: None,
             drop_cursor: None,

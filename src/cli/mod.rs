@@ -18,6 +18,7 @@ mod config;
 mod database;
 pub mod demo;
 mod export;
+mod floors;
 mod import;
 mod show_text;
 mod status;
@@ -129,6 +130,11 @@ enum Command {
     },
     /// Tell why a key has the value it has: who wrote it when, and what it won against
     Why(why::WhyArgs),
+    /// Stop waiting for a member that is gone for good, so that deletions need not be remembered for it
+    Decommission(floors::DecommissionArgs),
+    /// List, adopt or drop records that nobody can tell from deleted ones
+    #[command(subcommand)]
+    Quarantine(floors::QuarantineCommand),
     /// Write the whole database of a running node into one file
     Backup(backup::BackupArgs),
     /// Make the store of a new member from a backup
@@ -172,6 +178,8 @@ fn dispatch(cli: Cli, out: &mut dyn Write) -> Outcome {
         Command::Database(args) => database::run(&args, node, out),
         Command::Status { json } => status::run(&client::Client::new(node)?, json, out),
         Command::Why(args) => why::run(&args, &client::Client::new(node)?, out),
+        Command::Decommission(args) => floors::decommission(&args, &client::Client::new(node)?, out),
+        Command::Quarantine(command) => floors::quarantine(&command, &client::Client::new(node)?, out),
         Command::Backup(args) => backup::backup(&args, &client::Client::new(node)?, out),
         Command::Restore(args) => backup::restore(&args, out),
         Command::Export(args) => export::run(&args, &client::Client::new(node)?, out),

@@ -9,7 +9,9 @@ use super::client::Client;
 use super::database::compact;
 use super::{Exit, Outcome, complain};
 use crate::core::family::Mode;
-use crate::status::{AdapterStatus, AgreementStatus, FollowStatus, MemberStatus, Status, utc};
+use crate::status::{
+    AdapterStatus, AgreementStatus, FamilyStatus, FloorStatus, FollowStatus, MemberStatus, PinnedStatus, Status, utc,
+};
 
 const WIDTH_COLUMNS: u16 = 80;
 /// An IPv4 address and its port stay on one line, with two blanks of padding.
@@ -57,6 +59,9 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     section("Members", &members(status, &sites), out)?;
     section("Shared families", &families(status), out)?;
+    if status.families.iter().any(|family| family.floor != FloorStatus::default()) {
+        section("Forgotten deletions", &floors(status), out)?;
+    }
     section("Follows", &follows(status), out)?;
     match &status.adapter {
         Some(adapter) => print_adapter(adapter, out),
@@ -204,6 +209,21 @@ fn families(status: &Status) -> Table {
     table
 }
 
+/// Up to when deletions are not remembered any more, and what keeps the floor from rising further.
+fn floors(status: &Status) -> Table {
+    let mut table = table(&["FAMILY", "UP TO", "WAITS FOR"], &[], None);
+    for FamilyStatus { name, floor, .. } in &status.families {
+        let up_to = floor.unix_ms.map_or("-".to_string(), |unix_ms| utc(unix_ms / 1_000));
+        let pinned = floor.pinned.as_ref().map(|PinnedStatus { by, lacks, ms }| {
+            let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+            format!("{} ({lacks}), for {}", by.join(" "), duration(*ms))
+        });
+        let adopting = floor.adopting.then(|| "this node, which adopts a higher one".to_string());
+        table.add_row([name.clone(), up_to, adopting.or(pinned).unwrap_or("-".to_string())]);
+    }
+    table
+}
+
 /// Whether the others have the same of a family.
 fn roots(agreement: &AgreementStatus) -> String {
     match (agreement.equal, agreement.differing) {
@@ -261,7 +281,7 @@ fn duration(ms: u64) -> String {
 mod tests {
     use super::*;
     use crate::core::eid::Eid;
-    use crate::status::{AccessStatus, AsteriskStatus, FamilyStatus, NodeStatus};
+    use crate::status::{AccessStatus, AsteriskStatus, NodeStatus};
 
     fn member(last: u8, live: bool, connected: bool) -> MemberStatus {
         MemberStatus {
@@ -296,6 +316,7 @@ mod tests {
                 ready: true,
                 since_unix_ms: 1_795_337_700_000,
                 certificate_expires_unix_s: Some(4_102_444_800),
+                quarantined: 0,
                 access: AccessStatus {
                     revoked_certificates: 1,
                     limited: [(Eid::new([2, 0, 0, 0, 0, 2]), vec!["CF".into()])].into(),
@@ -310,6 +331,15 @@ mod tests {
                 keys: 10,
                 tombstones: 3,
                 agreement: AgreementStatus { root: None, equal: 1, differing: 1, differing_ms: Some(65_000) },
+                floor: FloorStatus {
+                    unix_ms: Some(1_795_337_700_000),
+                    adopting: false,
+                    pinned: Some(PinnedStatus {
+                        by: vec![Eid::new([2, 0, 0, 0, 0, 3])],
+                        lacks: "gathered".to_string(),
+                        ms: 7_300_000,
+                    }),
+                },
                 follows: vec![follow],
             }],
             adapter: Some(AdapterStatus {
@@ -362,6 +392,7 @@ mod tests {
             "192.168.100.101:7480",
             "local, near, far",
             "catching up",
+            "foo 2026-11-22 08:55:00 UTC 02:00:00:00:00:03 (gathered), for 2 h",
             "pbx-frankfurt NOT REACHED 65.0 s ago",
             "pbx-frankfurt: 503 Service Unavailable",
             "pbx-frankfurt: 3 entries are too long for the patch",

@@ -5,6 +5,7 @@
 //! Invariants: what a follower read is durable before it reads on; a follower that ends is made anew from
 //! its durable cursor; a peer that says what a correct one does not say is left alone for a while.
 
+mod floors;
 mod follow;
 mod nearby;
 mod reconcile;
@@ -165,6 +166,32 @@ struct Room<R> {
     answering: Semaphore,
     /// By family, the right to fetch it whole.
     fetching: Mutex<BTreeMap<Family, Arc<Semaphore>>>,
+    /// With whom a purge floor waits to verify.
+    collectors: watch::Sender<BTreeSet<Eid>>,
+}
+
+/// How long a source waits for the books to name a follower: its entry comes by another stream of the same connection.
+const INTRODUCTION_MAX: Duration = Duration::from_secs(1);
+
+impl<R: Reads> Room<R> {
+    fn knows(&self, family: &Family, peer: Eid) -> bool {
+        self.database.published().ledger.books.knows(family, peer)
+    }
+
+    /// Whether a family that is shared here is exchanged with `peer` yet. Waits a moment for it to be introduced.
+    async fn lets_in(&self, family: &Family, peer: Eid) -> bool {
+        let shared = self.database.published().ledger.families.mode_of(family).is_some();
+        if shared {
+            let _ = tokio::time::timeout(INTRODUCTION_MAX, self.introduced(family, peer)).await;
+        }
+        !shared || self.knows(family, peer)
+    }
+
+    /// Waits until the books say that `peer` shares the family; until then it is not exchanged with it.
+    async fn introduced(&self, family: &Family, peer: Eid) {
+        // An error means that the node stops.
+        let _ = self.database.watch().wait_for(|published| published.ledger.books.knows(family, peer)).await;
+    }
 }
 
 impl<R> Room<R> {
@@ -211,8 +238,10 @@ pub fn start<R: Reads>(
         cancel,
         answering,
         fetching: Mutex::default(),
+        collectors: watch::Sender::default(),
     });
     room.tracker.spawn(serve::run(room.clone()));
+    room.tracker.spawn(floors::run(room.clone()));
     room.tracker.spawn(verify::run(room.clone(), members.clone(), refetch));
     room.tracker.spawn(Planner::new(room.clone(), members, refetches).run());
     streams
@@ -223,6 +252,7 @@ struct Planner<R> {
     room: Shared<R>,
     members: watch::Receiver<Members>,
     trust: watch::Receiver<u64>,
+    collectors: watch::Receiver<BTreeSet<Eid>>,
     published: watch::Receiver<Arc<Published>>,
     /// Patience counts from here.
     began: Instant,
@@ -237,12 +267,14 @@ struct Planner<R> {
 impl<R: Reads> Planner<R> {
     fn new(room: Shared<R>, members: watch::Receiver<Members>, refetches: mpsc::Receiver<(Eid, Family)>) -> Self {
         let (published, trust) = (room.database.watch(), room.mesh.trust_changes());
+        let collectors = room.collectors.subscribe();
         let patience = Patience::new(room.config.late_patience_ms, room.config.unreachable_patience_ms);
         let probation = Probation::new(0, room.config.relay_after_ms);
         Self {
             room,
             members,
             trust,
+            collectors,
             published,
             began: Instant::now(),
             patience,
@@ -268,7 +300,10 @@ impl<R: Reads> Planner<R> {
 
     /// Waits until members or shared families change, a member has been missed for long enough, or this node has settled.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        let families = self.published.borrow_and_update().ledger.families.clone();
+        let (families, members) = {
+            let published = self.published.borrow_and_update();
+            (published.ledger.families.clone(), published.ledger.books.members.clone())
+        };
         let now_ms = self.now_ms();
         let next_ms = [self.patience.next_change_ms(now_ms), self.probation.next_change_ms(now_ms)];
         let next = next_ms.into_iter().flatten().min().map(|at_ms| self.began + Duration::from_millis(at_ms));
@@ -278,12 +313,15 @@ impl<R: Reads> Planner<R> {
                 None => std::future::pending().await,
             }
         };
-        let families_change = self.published.wait_for(|published| !Arc::ptr_eq(&published.ledger.families, &families));
+        let families_change = self.published.wait_for(|published| {
+            !Arc::ptr_eq(&published.ledger.families, &families) || published.ledger.books.members != members
+        });
         let refetch = tokio::select! {
             biased;
             refetch = self.refetches.recv() => refetch,
             changed = self.members.changed() => return changed,
             changed = self.trust.changed() => return changed,
+            changed = self.collectors.changed() => return changed,
             changed = families_change => return changed.map(|_| ()),
             () = time_passes => return Ok(()),
         };
@@ -304,6 +342,7 @@ impl<R: Reads> Planner<R> {
             family,
             mode,
             since: None,
+            floor: None,
             records: Vec::new(),
             cursor: None,
             drop_cursor: Some(classes),
@@ -316,8 +355,9 @@ impl<R: Reads> Planner<R> {
         self.trust.borrow_and_update();
         let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
-        let shared = self.room.database.published().ledger.families.shared();
-        let plan = self.plan(&shared, &members);
+        let ledger = self.room.database.published().ledger.clone();
+        let shared = ledger.families.shared();
+        let plan = self.plan(&shared, &members, &ledger.books.decommissioned());
         self.room.streams.conflicts.send_if_modified(|conflicts| {
             let changed = *conflicts != plan.conflicts;
             if changed {
@@ -365,17 +405,19 @@ impl<R: Reads> Planner<R> {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn plan(&mut self, shared: &SharedFamilies, members: &[Member]) -> Plan {
+    fn plan(&mut self, shared: &SharedFamilies, members: &[Member], decommissioned: &BTreeSet<Eid>) -> Plan {
         let now_ms = self.now_ms();
         let site = self.room.mesh.config().site.clone();
         let losses = self.patience.losses(members, now_ms);
         let settled = self.probation.look(&site, members, now_ms);
-        let me = Me { eid: self.room.mesh.eid(), site: &site, settled };
+        let me = Me { eid: self.room.mesh.eid(), site: &site, settled, decommissioned };
         let plan = topology::plan(me, shared, members, &losses);
         self.patience.need(&plan.dial, members, now_ms);
         let missed = losses.iter().filter(|(eid, loss)| **loss == Loss::Missed && plan.dial.contains(eid));
         let unreached = missed.map(|(eid, _)| *eid).collect();
-        let needs = Needs { dial: plan.dial.clone(), unreached, relay_of: plan.relay_of.clone(), settled };
+        let mut dial = plan.dial.clone();
+        dial.extend(self.collectors.borrow_and_update().iter().copied());
+        let needs = Needs { dial, unreached, relay_of: plan.relay_of.clone(), settled };
         self.room.streams.needs.send_if_modified(|last| {
             let changed = *last != needs;
             *last = needs;

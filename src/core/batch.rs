@@ -1,5 +1,7 @@
 //! One batch of inputs inside one store transaction: how each input is carried out.
 
+mod floors;
+mod quarantine;
 mod summed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +17,9 @@ use super::record::{Class, Classes, Record, RecordKey, Stored};
 use super::register::{Merge, Merged, Register, value_hash};
 use super::replica::{
     Alarm, Apply, Committed, Counts, ImportLine, Imported, Input, Ledger, Merges, Outcome, Refusal, Settings, Tally,
-    floor_of,
 };
 use super::sketch::{Change, Sketches};
-use super::storage::{CursorKey, Span, StoreError, Write};
+use super::storage::{CursorKey, Run, Span, StoreError, Write};
 
 /// `Err` is the store's: it ends the batch. A refusal is an outcome: only its input is not carried out.
 type Step<T> = Result<Result<T, Refusal>, StoreError>;
@@ -35,10 +36,19 @@ macro_rules! step {
 
 mod adapted;
 
+/// What stays as it is while a batch is carried out.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    pub settings: &'a Settings,
+    pub run: Run,
+    pub sketches: &'a Sketches,
+}
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
     clock: &'a mut Clock,
+    run: Run,
     /// As they are without this batch.
     sketches: &'a Sketches,
     ledger: Ledger,
@@ -54,18 +64,13 @@ pub(super) struct Batch<'a, W: Write> {
 }
 
 impl<'a, W: Write> Batch<'a, W> {
-    pub fn new(
-        write: W,
-        settings: &'a Settings,
-        clock: &'a mut Clock,
-        sketches: &'a Sketches,
-        ledger: Ledger,
-        now: UnixMs,
-    ) -> Self {
+    pub fn new(write: W, ground: Ground<'a>, clock: &'a mut Clock, ledger: Ledger, now: UnixMs) -> Self {
+        let Ground { settings, run, sketches } = ground;
         Self {
             write,
             settings,
             clock,
+            run,
             sketches,
             ledger,
             now,
@@ -105,6 +110,11 @@ impl<'a, W: Write> Batch<'a, W> {
                 Ok(Outcome::Noted)
             }
             Input::Admit => self.admit()?,
+            Input::Floors => self.floors(None)?,
+            Input::Verified(verified) => self.floors(Some(&verified))?,
+            Input::Standing { eid, standing } => self.set_standing(eid, standing)?,
+            Input::Release { key } => self.release(key)?,
+            Input::Discard { key } => self.discard(&key)?,
             Input::Adapter(adapted) => self.adapter(adapted)?,
         };
         Ok(outcome.unwrap_or_else(Outcome::Refused))
@@ -204,7 +214,7 @@ impl<'a, W: Write> Batch<'a, W> {
             return Ok(Err(Refusal::StampExhausted));
         };
         let stamp = Stamp { hlc, eid: self.eid(), hash: value_hash(value.as_ref()) };
-        if let Some(existing) = existing {
+        if let Some(existing) = existing.filter(|_| key.path.top() != BOOKS_FAMILY) {
             self.losers.push(Loser::new(key, &existing.register, stamp, How::Overwritten, self.now));
         }
         self.store(key, Register::new(value, stamp), Class::Local, existing)?;
@@ -212,18 +222,18 @@ impl<'a, W: Write> Batch<'a, W> {
     }
 
     /// The stamp of a local write is the greatest of three: the clock's next tick; the replaced stamp plus
-    /// one, since a far-future stamp was merged but not observed; the purge floor plus one.
+    /// one, since a far-future stamp was merged but not observed; the purge floor, or what is promised of it, plus
+    /// one.
     fn next_hlc(&mut self, key: &RecordKey, existing: Option<&Stored>) -> Option<Hlc> {
         let tick = self.clock.tick(self.now);
         let after_replaced = match existing {
             Some(stored) if !mutant!(RegisterRuleLeftOut) => stored.register.stamp().hlc.next()?,
             _ => Hlc::ZERO,
         };
-        let after_floor =
-            match self.families().covering(&key.path).and_then(|(family, _)| self.ledger.floors.get(family)) {
-                Some(floor) => floor.next()?,
-                None => Hlc::ZERO,
-            };
+        let after_floor = match self.families().covering(&key.path) {
+            Some((family, _)) => self.seen(family).bound().next()?,
+            None => Hlc::ZERO,
+        };
         Some(tick.max(after_replaced).max(after_floor))
     }
 
@@ -239,9 +249,7 @@ impl<'a, W: Write> Batch<'a, W> {
         let tombstone = register.is_tombstone();
         if key.path.top() == BOOKS_FAMILY {
             touch(&mut self.touched, &Family::books(), class);
-            if let Some((family, floor)) = floor_of(&key.path, register.value()) {
-                Arc::make_mut(&mut self.ledger.floors).insert(family, floor);
-            }
+            self.note_in_books(&key.path, &register);
         } else if let Some((family, _)) = self.ledger.families.of_record(key) {
             let tally = self.ledger.tallies.get_mut(family).expect("every shared family has a tally");
             if let Some(existing) = existing.filter(|_| !mutant!(StaleTally)) {
@@ -250,23 +258,13 @@ impl<'a, W: Write> Batch<'a, W> {
             tally.count(tombstone, 1);
             touch(&mut self.touched, family, class);
         }
+        self.settle_quarantine(key, &register)?;
         if let Some(family) = self.exchanged(key) {
             self.sum_put(&family, key, existing, &register);
         }
         self.write.put_record(key, &Stored { register, class, seq: self.ledger.head })?;
         self.changed = true;
         Ok(())
-    }
-
-    fn admit(&mut self) -> Step<Outcome> {
-        let path = Path::new(&format!("/{BOOKS_FAMILY}/member/{}", self.eid())).expect("a good path");
-        let key = RecordKey::plain(path);
-        let existing = self.write.record(&key)?;
-        if existing.is_none() || mutant!(AdmitAgain) {
-            let value = Value::new("admitted").expect("a good value");
-            step!(self.write_over(&key, existing.as_ref(), Some(value))?);
-        }
-        Ok(Ok(Outcome::Noted))
     }
 
     // ---- sharing ------------------------------------------------------------------------------
@@ -288,7 +286,8 @@ impl<'a, W: Write> Batch<'a, W> {
         let tally = self.tally(&family, mode)?;
         self.ledger.tallies.insert(family.clone(), tally);
         self.sum_shared(&family, mode)?;
-        Arc::make_mut(&mut self.ledger.families).insert(family, mark);
+        Arc::make_mut(&mut self.ledger.families).insert(family.clone(), mark);
+        self.enter_share(&family)?;
         self.changed = true;
         self.marks_changed = true;
         Ok(Ok(stamp))
@@ -312,6 +311,7 @@ impl<'a, W: Write> Batch<'a, W> {
         self.ledger.tallies.remove(family);
         self.sum_unshared(family);
         Arc::make_mut(&mut self.ledger.families).remove(family);
+        self.leave_share(family)?;
         self.changed = true;
         self.marks_changed = true;
         Ok(Ok(Stamp { hlc: self.clock.tick(self.now), eid, hash: value_hash(None) }))
@@ -370,13 +370,21 @@ impl<'a, W: Write> Batch<'a, W> {
     /// All of it or nothing: a record that does not belong there would be lost for good if the cursor
     /// moved past it.
     fn apply(&mut self, apply: Apply) -> Step<Merges> {
-        let Apply { source, crossing, family, mode, since, records, cursor, drop_cursor } = apply;
+        let Apply { source, crossing, family, mode, since, floor, records, cursor, drop_cursor } = apply;
         if self.families().mode_of(&family) != Some(mode) && !mutant!(UnsharedReceived) {
             return Ok(Err(Refusal::NotShared(family)));
         }
         let asked_before = since.is_some_and(|since| self.families().since_of(&family) != since);
         if asked_before && !mutant!(UnsharedReceived) {
             return Ok(Err(Refusal::NotShared(family)));
+        }
+        let in_step = self.families().floor_of(&family);
+        if in_step.is_none() || floor.is_some_and(|floor| in_step != Some(floor)) {
+            return Ok(Err(Refusal::OtherFloor(family)));
+        }
+        let mut bar = self.seen(&family).bar(source);
+        if floor.is_none() {
+            bar = bar.max(in_step.unwrap_or_default());
         }
         for record in &records {
             step!(check_arriving(record, &family, mode));
@@ -389,7 +397,7 @@ impl<'a, W: Write> Batch<'a, W> {
         let mut merges = Merges::default();
         for record in records {
             let class = if mutant!(ClassConfused) { Class::Local } else { Class::arriving(record.crossed, crossing) };
-            self.merge(&record.key, record.register, class, &mut merges)?;
+            self.merge(&record.key, record.register, class, bar, &mut merges)?;
         }
         let cursor_key = |classes| CursorKey { source, family: family.clone(), classes };
         if let Some((classes, cursor)) = cursor.filter(|_| !mutant!(CursorNotKept)) {
@@ -404,12 +412,15 @@ impl<'a, W: Write> Batch<'a, W> {
         Ok(Ok(merges))
     }
 
-    /// Merges at once, always. The clock follows, unless the stamp lies too far in the future.
+    /// Merges at once, always, but for what lies at or below `bar` and would be new here: what this node has
+    /// promised of the family's purge floor, or holds already. The clock follows, unless the stamp lies too far in
+    /// the future.
     fn merge(
         &mut self,
         key: &RecordKey,
         register: Register,
         class: Class,
+        bar: Hlc,
         merges: &mut Merges,
     ) -> Result<(), StoreError> {
         let stamp = register.stamp();
@@ -433,8 +444,9 @@ impl<'a, W: Write> Batch<'a, W> {
             self.alarms.insert(Alarm::DuplicateEid { eid: stamp.eid });
         }
         match merged.merge {
+            Merge::Won if stamp.hlc <= bar => merges.barred += 1,
             Merge::Won => {
-                if let Some(existing) = &existing {
+                if let Some(existing) = existing.as_ref().filter(|_| key.path.top() != BOOKS_FAMILY) {
                     self.losers.push(Loser::new(key, &existing.register, stamp, How::Replaced, self.now));
                 }
                 self.store(key, register, class, existing.as_ref())?;
@@ -484,8 +496,12 @@ impl<'a, W: Write> Batch<'a, W> {
         let record = Record { key, register: step!(Register::checked(value, stamp)), crossed: false };
         if let Some((family, mode)) = family {
             step!(check_arriving(&record, &family, mode));
+            // Whether it was deleted since cannot be told any more, or will not be for long.
+            if record.register.stamp().hlc <= self.seen(&family).bound() && !mutant!(OldImportTaken) {
+                return Ok(Err(Refusal::BelowFloor(family)));
+            }
         }
-        self.merge(&record.key, record.register, Class::Local, merges)?;
+        self.merge(&record.key, record.register, Class::Local, Hlc::ZERO, merges)?;
         Ok(Ok(0))
     }
 }
@@ -525,5 +541,6 @@ impl Merges {
         self.won += other.won;
         self.lost += other.lost;
         self.same += other.same;
+        self.barred += other.barred;
     }
 }

@@ -29,7 +29,7 @@ const COUNTER_BITS: u32 = 22;
 const COUNTER_MAX: u64 = (1 << COUNTER_BITS) - 1;
 
 /// One moment of the hybrid clock: 42 bits of milliseconds since 2024 and a 22-bit counter.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hlc(u64);
 
 impl Hlc {

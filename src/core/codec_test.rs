@@ -92,12 +92,16 @@ fn a_follow_request_has_this_form() {
         mode: Mode::Unique,
         classes: Classes::LOCAL | Classes::FAR,
         cursor: Some(Cursor { run: RUN, seq: 513 }),
+        floor: Hlc::from_parts(1_790_000_000_000, 7).expect("in range"),
     };
     let family_mode_classes = "0300000000000000 666f6f 01000000 05";
-    golden(&follow, &["4b46 01 02 21000000", family_mode_classes, "01", RUN_HEX, "0102000000000000"]);
+    let floor = "070000009e7f0005";
+    golden(&follow, &["4b46 01 02 29000000", family_mode_classes, "01", RUN_HEX, "0102000000000000", floor]);
     follow.mode = Mode::Global;
     follow.cursor = None;
-    golden(&follow, &["4b46 01 02 11000000", "0300000000000000 666f6f 00000000 05", "00"]);
+    follow.floor = Hlc::ZERO;
+    let no_floor = "0000000000000000";
+    golden(&follow, &["4b46 01 02 19000000", "0300000000000000 666f6f 00000000 05", "00", no_floor]);
 }
 
 #[test]
@@ -115,6 +119,9 @@ fn each_reply_to_a_follow_request_has_this_form() {
     let unique = FollowReply::NotShared { mode: Some(Mode::Unique) };
     golden(&unique, &["4b46 01 03 09000000", "02000000", "01 01000000"]);
     golden(&FollowReply::NotShared { mode: None }, &["4b46 01 03 05000000", "02000000", "00"]);
+    let floor = Some(Hlc::from_parts(1_790_000_000_000, 7).expect("in range"));
+    golden(&FollowReply::OtherFloor { floor }, &["4b46 01 03 0d000000", "03000000", "01 070000009e7f0005"]);
+    golden(&FollowReply::OtherFloor { floor: None }, &["4b46 01 03 05000000", "03000000", "00"]);
 }
 
 #[test]
@@ -153,7 +160,7 @@ fn each_frame_of_a_reconcile_has_this_form() {
     golden(&differs, &["4b46 01 07 40000000", "01000000", RUN_HEX, head_hex, ROOT_HEX, three, bytes]);
     let not_shared = Reconcile::NotShared { mode: Some(Mode::Unique) };
     golden(&not_shared, &["4b46 01 07 09000000", "02000000", "01 01000000"]);
-    golden(&Reconcile::OtherFloor { floor }, &["4b46 01 07 0c000000", "03000000", "070000009e7f0005"]);
+    golden(&Reconcile::OtherFloor { floor: Some(floor) }, &["4b46 01 07 0d000000", "03000000", "01 070000009e7f0005"]);
     golden(&Reconcile::Busy, &["4b46 01 07 04000000", "04000000"]);
     let cells = Reconcile::Cells { packed: vec![0xaa], last: true };
     golden(&cells, &["4b46 01 07 0e000000", "05000000", "0100000000000000 aa", "01"]);

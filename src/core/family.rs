@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::clock::Stamp;
+use super::clock::{Hlc, Stamp};
 use super::eid::Eid;
 use super::path::{BOOKS_FAMILY, Family, MARKS_FAMILY, Path};
 use super::record::RecordKey;
@@ -100,13 +100,22 @@ pub const NEVER_SHARED_GLOBALLY: [&str; 5] = ["registrar", "IAX", "SIP", "pbx", 
 pub struct Families {
     marks: BTreeMap<Family, Mark>,
     never_globally: BTreeSet<Family>,
+    floors: BTreeMap<Family, Floor>,
+}
+
+/// A shared family's purge floor as this node has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    pub adopted: Hlc,
+    /// A higher one is being adopted: until that is done the family is not exchanged.
+    pub rising: bool,
 }
 
 impl Families {
     /// With the families of [`NEVER_SHARED_GLOBALLY`] and those that the configuration adds.
     pub fn new(marks: BTreeMap<Family, Mark>, never_globally: impl IntoIterator<Item = Family>) -> Self {
         let built_in = NEVER_SHARED_GLOBALLY.iter().map(|name| Family::new(name).expect("a good name"));
-        Self { marks, never_globally: built_in.chain(never_globally).collect() }
+        Self { marks, never_globally: built_in.chain(never_globally).collect(), floors: BTreeMap::new() }
     }
 
     pub fn marks(&self) -> &BTreeMap<Family, Mark> {
@@ -128,6 +137,19 @@ impl Families {
     /// The sharing in force, by the sequence number of its mark; 0 for the books, which are always shared.
     pub fn since_of(&self, family: &Family) -> u64 {
         self.mark(family).map_or(0, |mark| mark.since)
+    }
+
+    /// The purge floor at which a family is exchanged; none while a higher one is being adopted. Others may have
+    /// another: nothing is exchanged with them until both have the same.
+    pub fn floor_of(&self, family: &Family) -> Option<Hlc> {
+        let floor = self.floors.get(family).copied().unwrap_or_default();
+        (!floor.rising).then_some(floor.adopted)
+    }
+
+    /// Notes a floor, and says whether that changed anything.
+    pub(super) fn set_floor(&mut self, family: &Family, floor: Floor) -> bool {
+        let before = self.floors.insert(family.clone(), floor);
+        before.unwrap_or_default() != floor
     }
 
     /// What this node exchanges with others, the books included.
@@ -175,6 +197,7 @@ impl Families {
 
     pub(super) fn remove(&mut self, family: &Family) {
         self.marks.remove(family);
+        self.floors.remove(family);
     }
 }
 

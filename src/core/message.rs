@@ -41,6 +41,8 @@ pub struct Follow {
     pub classes: Classes,
     /// Where it left off; none: from the beginning.
     pub cursor: Option<Cursor>,
+    /// The follower's purge floor of the family: it is exchanged at equal floors only.
+    pub floor: Hlc,
 }
 
 /// The source's answer.
@@ -53,6 +55,9 @@ pub enum FollowReply {
     Compare { run: Run, head: u64 },
     /// The family is not shared here, or in another mode. The stream ends.
     NotShared { mode: Option<Mode> },
+    /// The source has another purge floor, or is adopting one. The stream ends; whoever has the lower one adopts
+    /// the higher one when it hears of it.
+    OtherFloor { floor: Option<Hlc> },
 }
 
 /// A piece of the change feed.
@@ -95,7 +100,7 @@ pub enum Reconcile {
     /// The family is not shared here, or in another mode. The stream ends.
     NotShared { mode: Option<Mode> },
     /// The answerer has another purge floor. The stream ends.
-    OtherFloor { floor: Hlc },
+    OtherFloor { floor: Option<Hlc> },
     /// Too many are being answered already. The stream ends.
     Busy,
     /// The answerer's next cells.

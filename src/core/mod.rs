@@ -20,6 +20,7 @@ pub(crate) use mutant;
 
 pub mod backup;
 mod batch;
+pub mod books;
 pub mod clock;
 pub mod codec;
 #[cfg(test)]
@@ -27,6 +28,9 @@ mod codec_test;
 pub mod eid;
 pub mod family;
 pub mod few;
+pub mod floor;
+#[cfg(test)]
+mod floor_test;
 pub mod losers;
 pub mod message;
 #[cfg(feature = "mutants")]

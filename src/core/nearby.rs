@@ -176,6 +176,7 @@ impl Nearby {
             family: heard.family.clone(),
             mode,
             since: None,
+            floor: None,
             records,
             cursor: None,
             drop_cursor: None,

@@ -89,7 +89,8 @@ pub struct Snapshot<R> {
     pub mode: Mode,
     /// The sharing that it belongs to, by the sequence number of its mark.
     pub since: u64,
-    pub floor: Hlc,
+    /// None while a higher one is being adopted: nothing is compared then.
+    pub floor: Option<Hlc>,
     pub sketch: Arc<Sketch>,
     pub run: Run,
     pub head: u64,
@@ -146,9 +147,10 @@ pub enum Ended {
     NotShared {
         mode: Option<Mode>,
     },
-    /// The peer has another purge floor: nothing can be compared until one of the two has adopted it.
+    /// The peer has another purge floor, or one of the two is adopting one: nothing can be compared until both have
+    /// the same.
     OtherFloor {
-        floor: Hlc,
+        floor: Option<Hlc>,
     },
     /// The peer serves as many as it can.
     Busy,
@@ -221,6 +223,7 @@ struct Own {
     family: Family,
     mode: Mode,
     since: u64,
+    floor: Option<Hlc>,
     sketch: Arc<Sketch>,
     /// Of a family that keeps fewer cells than are needed: as many as are needed.
     extended: Vec<Cell>,
@@ -230,9 +233,10 @@ struct Own {
 
 impl Own {
     fn new<R>(snapshot: &Snapshot<R>, peer: Peer) -> Self {
-        let Snapshot { family, mode, since, sketch, .. } = snapshot;
+        let Snapshot { family, mode, since, floor, sketch, .. } = snapshot;
         let (family, sketch) = (family.clone(), sketch.clone());
-        Self { peer, family, mode: *mode, since: *since, sketch, extended: Vec::new(), keys: OnceLock::new() }
+        let (mode, since, floor) = (*mode, *since, *floor);
+        Self { peer, family, mode, since, floor, sketch, extended: Vec::new(), keys: OnceLock::new() }
     }
 
     fn cells<R: Read>(&mut self, read: &R, range: Range<usize>) -> Result<&[Cell], StoreError> {
@@ -325,6 +329,7 @@ impl Own {
             family: self.family.clone(),
             mode: self.mode,
             since: Some(self.since),
+            floor: self.floor,
             records,
             cursor: None,
             drop_cursor: None,

@@ -12,18 +12,20 @@ use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batch::Batch;
+use super::batch::{Batch, Ground};
+use super::books::{Books, Note, Standing};
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
-use super::family::{Families, Mode, ShareError, UnknownMode};
+use super::family::{Families, Floor, Mode, ShareError, UnknownMode};
 use super::few::Few;
+use super::floor::{Policy, Seen};
 use super::losers::Losers;
 use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
 use super::reconcile::Snapshot;
 use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
 use super::sketch::{Builder, Change, Sketch, SketchKey, Sketches, Summary};
-use super::storage::{Cursor, Read, Run, RunStart, Span, Store, StoreError, Write};
+use super::storage::{Cursor, LocalFloor, Read, Run, RunStart, Span, Store, StoreError, Write};
 
 /// A scan of so many records takes a millisecond or two, which a comparison may.
 pub const CELLS_FROM_DEFAULT: u64 = 2_048;
@@ -36,6 +38,8 @@ pub struct Settings {
     pub max_clock_drift_ms: NonZeroU64,
     /// Families that the configuration adds to those that are never shared globally.
     pub never_globally: Vec<Family>,
+    /// How purge floors rise.
+    pub policy: Policy,
     /// The same on all nodes of a cluster.
     pub sketch_key: SketchKey,
     /// Families of fewer records are summed by a scan when they are compared, not with each write.
@@ -49,6 +53,7 @@ impl Settings {
             limits: Limits::default(),
             max_clock_drift_ms: MAX_CLOCK_DRIFT_DEFAULT_MS,
             never_globally: Vec::new(),
+            policy: Policy::default(),
             sketch_key: SketchKey::of_cluster(""),
             cells_from: CELLS_FROM_DEFAULT,
         }
@@ -84,9 +89,46 @@ pub enum Input {
     Elsewhere {
         modes: BTreeMap<Family, Vec<(Eid, Mode)>>,
     },
-    /// Enters this node in the cluster's books, unless it stands there.
+    /// Enters this node and what it shares in the cluster's books, unless it stands there. To be handed in at the start,
+    /// and whenever the books lack it.
     Admit,
+    /// Does what is due about the purge floors. To be handed in now and then, and whenever the books changed.
+    Floors,
+    /// A verify has ended well.
+    Verified(Verified),
+    /// Admits or decommissions a member.
+    Standing {
+        eid: Eid,
+        standing: Standing,
+    },
+    /// Takes a record out of quarantine and writes it anew.
+    Release {
+        key: RecordKey,
+    },
+    /// Takes a record out of quarantine for good.
+    Discard {
+        key: RecordKey,
+    },
     Adapter(Adapted),
+}
+
+/// Both sides hold, durably, everything of the family that either had when they compared, at equal floors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub family: Family,
+    pub peer: Eid,
+    /// The run of the peer in which it compared.
+    pub run: Run,
+    /// This node's head when its side of the comparison was taken.
+    pub head: u64,
+}
+
+/// A verify that a purge floor waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub family: Family,
+    pub peer: Eid,
+    pub run: Run,
 }
 
 /// Writes of an attached server, and the adapter's own rows that tell of them: one transaction, or none of
@@ -128,6 +170,8 @@ pub struct Apply {
     /// force. What was asked for before the family was unshared and shared again must not bring back a
     /// cursor from then.
     pub since: Option<u64>,
+    /// The purge floor under which they were asked for; none: whichever is in force.
+    pub floor: Option<Hlc>,
     pub records: Vec<Record>,
     /// The cursor to keep, with the scope it is kept for.
     pub cursor: Option<(Classes, Cursor)>,
@@ -154,8 +198,14 @@ pub enum Outcome {
     Adapted {
         written: u64,
     },
-    /// [`Input::Elsewhere`] and [`Input::Admit`].
+    /// [`Input::Elsewhere`], [`Input::Admit`] and others that have nothing to tell.
     Noted,
+    /// [`Input::Floors`] and [`Input::Verified`].
+    Floors {
+        wanted: Vec<Wanted>,
+        /// A floor is being adopted and the batch was full: hand in [`Input::Floors`] again at once.
+        more: bool,
+    },
     Refused(Refusal),
 }
 
@@ -174,6 +224,8 @@ pub struct Merges {
     pub won: u64,
     pub lost: u64,
     pub same: u64,
+    /// Not taken: at or below what the node has promised of the purge floor.
+    pub barred: u64,
 }
 
 /// Why an input was not carried out. Nothing has changed then.
@@ -199,6 +251,19 @@ pub enum Refusal {
     OutsideFamily { path: Path, family: Family },
     #[error("{0}")]
     HashMismatch(#[from] HashMismatch),
+    #[error(
+        "the record is older than the purge floor of family '{0}', so that whether it was deleted since cannot be told: \
+         import it as a new write (--as-new) if you want it back"
+    )]
+    BelowFloor(Family),
+    #[error("family '{0}' is exchanged at another purge floor here")]
+    OtherFloor(Family),
+    #[error("{0} is no member of this cluster's books")]
+    NoMember(Eid),
+    #[error("a node does not decommission itself: ask another one, when this one is gone")]
+    Myself,
+    #[error("nothing is in quarantine there")]
+    NotQuarantined,
     #[error("the record bears the greatest stamp there is, nothing can be written over it")]
     StampExhausted,
 }
@@ -216,6 +281,10 @@ impl Refusal {
             Refusal::NotShared(_) => "not_shared",
             Refusal::OutsideFamily { .. } => "outside_family",
             Refusal::HashMismatch(_) => "hash_mismatch",
+            Refusal::BelowFloor(_) => "below_floor",
+            Refusal::OtherFloor(_) => "other_floor",
+            Refusal::NoMember(_) | Refusal::Myself => "decommission",
+            Refusal::NotQuarantined => "quarantine",
             Refusal::StampExhausted => "stamp_exhausted",
         }
     }
@@ -254,6 +323,12 @@ pub struct Counts {
     pub puts: u64,
     pub deletes: u64,
     pub merges: Merges,
+    /// Tombstones dropped below a purge floor, and records set aside there.
+    pub purged: u64,
+    pub quarantined: u64,
+    /// Records written anew out of quarantine, and dropped there.
+    pub released: u64,
+    pub discarded: u64,
     /// The furthest that an arriving stamp lay ahead of this node's wall clock, in milliseconds.
     pub drift_max_ms: u64,
     /// Arriving records whose stamps lay beyond `max_clock_drift`.
@@ -276,8 +351,16 @@ pub struct Ledger {
     pub tallies: Few<Family, Tally>,
     /// The root of each exchanged family, the books included, and how many records it sums.
     pub summaries: Few<Family, Summary>,
-    /// Purge floors by family: nothing is stamped at or below them.
-    pub floors: Arc<BTreeMap<Family, Hlc>>,
+    /// The cluster's books, read.
+    pub books: Arc<Books>,
+    /// What this store knows by itself of the purge floors.
+    pub floors: Arc<BTreeMap<Family, LocalFloor>>,
+    /// How many records are in quarantine.
+    pub quarantined: u64,
+    /// How far the adoption of a floor has come.
+    pub(super) settling: BTreeMap<Family, RecordKey>,
+    /// Notes that wait for a verify, and the head when it was seen that one is due.
+    pub(super) waits: BTreeMap<Family, (Note, u64)>,
     pub head: u64,
     pub(super) elsewhere: Arc<BTreeMap<Family, Vec<(Eid, Mode)>>>,
 }
@@ -352,8 +435,8 @@ impl<S: Store> Replica<S> {
         let early = if mutant!(CursorBeforeData) { inputs.clone() } else { Vec::new() };
         // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
-        let (ledger, sketches) = (self.ledger.clone(), &self.sketches);
-        let result = Self::carry_out(write, &self.settings, &mut self.clock, sketches, ledger, inputs, now);
+        let ground = Ground { settings: &self.settings, run: self.run, sketches: &self.sketches };
+        let result = Self::carry_out(write, ground, &mut self.clock, self.ledger.clone(), inputs, now);
         match result {
             Ok((ledger, changes, committed)) => {
                 self.ledger = ledger;
@@ -375,15 +458,14 @@ impl<S: Store> Replica<S> {
 
     fn carry_out(
         write: S::Writer<'_>,
-        settings: &Settings,
+        ground: Ground<'_>,
         clock: &mut Clock,
-        sketches: &Sketches,
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
     ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
         let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
-        let mut batch = Batch::new(write, settings, clock, sketches, ledger, now);
+        let mut batch = Batch::new(write, ground, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
@@ -467,7 +549,7 @@ impl<S: Store> Replica<S> {
             family: family.clone(),
             mode: families.mode_of(family)?,
             since: families.since_of(family),
-            floor: self.ledger.floors.get(family).copied().unwrap_or(Hlc::ZERO),
+            floor: families.floor_of(family),
             sketch,
             run: self.run,
             head: self.ledger.head,
@@ -496,17 +578,6 @@ impl<S: Store> Replica<S> {
     }
 }
 
-/// Where the books keep a family's purge floor.
-const FLOORS: &str = "__kinfolk/floor";
-
-/// The purge floor that a record of the books tells of, if it does.
-pub(super) fn floor_of(path: &Path, value: Option<&Value>) -> Option<(Family, Hlc)> {
-    let floors = Family::new(FLOORS).expect("a good name");
-    let family = Family::new(path.key_in(&floors)?).ok()?;
-    let floor = value?.as_str().parse().ok().and_then(Hlc::from_u64)?;
-    Some((family, floor))
-}
-
 /// One scan of the store: seeds the clock with the greatest stamp that is not too far in the future, counts
 /// keys and tombstones, and sums the exchanged families.
 fn load<R: Read>(
@@ -515,14 +586,13 @@ fn load<R: Read>(
     clock: &mut Clock,
     now: UnixMs,
 ) -> Result<(Ledger, Sketches), StoreError> {
-    let families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
+    let mut families = Families::new(read.marks()?, settings.never_globally.iter().cloned());
     let mut tallies: Few<Family, Tally> =
         families.marks().keys().map(|family| (family.clone(), Tally::default())).collect();
-    let mut floors = BTreeMap::new();
+    let (mut books, books_family) = (Books::default(), Family::books());
     let mut greatest = Hlc::ZERO;
     let builder = |family| (family, Builder::new(settings.sketch_key));
     let mut builders: BTreeMap<Family, Builder> = families.shared().into_keys().map(builder).collect();
-    let books = Family::books();
     read.scan(Span::All, &mut |(key, stored)| {
         let hlc = stored.register.stamp().hlc;
         if hlc > greatest && clock.is_near(hlc, now) {
@@ -534,16 +604,26 @@ fn load<R: Read>(
             let builder = builders.get_mut(family).expect("every shared family has a builder");
             builder.add(&key, stored.register.stamp(), stored.seq);
         } else if key.path.top() == BOOKS_FAMILY {
-            let builder = builders.get_mut(&books).expect("the books are always shared");
+            let builder = builders.get_mut(&books_family).expect("the books are always shared");
             builder.add(&key, stored.register.stamp(), stored.seq);
+            books.note(&key.path, &stored.register);
         }
-        floors.extend(floor_of(&key.path, stored.register.value()));
         ControlFlow::Continue(())
     })?;
     if !mutant!(ClockNotSeeded) {
         clock.seed(greatest, now);
     }
     let head = read.head()?;
+    let floors = read.floors()?;
+    for family in families.marks().keys().cloned().collect::<Vec<_>>() {
+        let local = floors.get(&family).copied().unwrap_or_default();
+        families.set_floor(&family, standing_floor(settings, &books, &family, local));
+    }
+    let mut quarantined = 0;
+    read.quarantine(&mut |_| {
+        quarantined += 1;
+        ControlFlow::Continue(())
+    })?;
     let mut sketches = Sketches::new(settings.cells_from);
     let mut summaries = Few::default();
     for (family, builder) in builders {
@@ -551,8 +631,34 @@ fn load<R: Read>(
         summaries.insert(family.clone(), sketch.summary());
         sketches.replace(family, sketch);
     }
-    let (families, floors) = (Arc::new(families), Arc::new(floors));
-    Ok((Ledger { families, tallies, summaries, floors, head, elsewhere: Arc::default() }, sketches))
+    let ledger = Ledger {
+        families: Arc::new(families),
+        tallies,
+        summaries,
+        books: Arc::new(books),
+        floors: Arc::new(floors),
+        quarantined,
+        head,
+        ..Ledger::default()
+    };
+    Ok((ledger, sketches))
+}
+
+/// A family's floor as it is exchanged.
+pub(super) fn standing_floor(settings: &Settings, books: &Books, family: &Family, local: LocalFloor) -> Floor {
+    // Neither the run, the tombstones nor the time decide what is to be adopted.
+    let seen =
+        Seen { me: settings.eid, run: Run(0), books, family, local, tombstones: 0, policy: settings.policy, now: 0 };
+    Floor { adopted: local.adopted, rising: seen.pending().is_some() }
+}
+
+impl Ledger {
+    /// Whether the books say of this node that it is a member and shares what it shares. They do not when a disk was put
+    /// back from before the family was unshared.
+    pub fn stands_in_books(&self, me: Eid) -> bool {
+        let shares = |family: &Family| self.books.of(family).sharers.contains_key(&me);
+        self.books.members.contains_key(&me) && self.families.marks().keys().all(shares)
+    }
 }
 
 impl Ledger {

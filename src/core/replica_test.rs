@@ -144,6 +144,7 @@ fn arriving_as(from: u8, name: &str, mode: Mode, records: Vec<(RecordKey, Regist
         crossing: false,
         mode,
         since: None,
+        floor: None,
         family,
         records,
         cursor,
@@ -406,7 +407,7 @@ fn values_from_before_the_sharing_are_not_announced_as_new_writes() {
     let mut replica = replica(1);
     let before = write(&mut replica, put("/foo/k", "old"));
     let committed = handle(&mut replica, share("foo", Mode::Global));
-    assert!(committed.touched.is_empty(), "no follower is woken");
+    assert!(!committed.touched.contains_key(&family("foo")), "no follower is woken but those of the books");
     assert_eq!(export(&replica)[0].1.stamp(), before, "the stamp is the one of the write");
     let mut other = sharing_foo(2);
     write(&mut other, put("/foo/k", "newer"));
@@ -504,7 +505,8 @@ fn what_was_asked_for_under_an_earlier_sharing_brings_back_no_cursor() {
 fn a_source_knows_when_its_sharing_has_ended() {
     let mut a = sharing_foo(1);
     let read = a.read().expect("reads");
-    let request = Follow { family: family("foo"), mode: Mode::Global, classes: Classes::ALL, cursor: None };
+    let request =
+        Follow { family: family("foo"), mode: Mode::Global, classes: Classes::ALL, cursor: None, floor: Hlc::ZERO };
     let (_, source) = Source::open(&read, &a.ledger().families, &request).expect("reads");
     let source = source.expect("shared");
     drop(read);
@@ -527,7 +529,8 @@ fn a_node_neither_receives_nor_serves_a_family_it_does_not_share() {
     assert_eq!(refusal(&mut b, arriving(1, "b", Vec::new())), Refusal::NotShared(family("b")));
     assert_eq!(get(&b, "/b/k"), None);
     write(&mut b, put("/b/k", "local"));
-    let request = Follow { family: family("b"), mode: Mode::Global, classes: Classes::ALL, cursor: None };
+    let request =
+        Follow { family: family("b"), mode: Mode::Global, classes: Classes::ALL, cursor: None, floor: Hlc::ZERO };
     let (reply, source) = Source::open(&b.read().expect("reads"), &b.ledger().families, &request).expect("reads");
     assert_eq!(reply, FollowReply::NotShared { mode: None });
     assert!(source.is_none());
@@ -609,7 +612,8 @@ fn the_largest_values_cross_in_frames_within_the_limit() {
         write(&mut a, put(&format!("/foo/{n}"), &large));
     }
     let read = a.read().expect("reads");
-    let request = Follow { family: family("foo"), mode: Mode::Global, classes: Classes::ALL, cursor: None };
+    let request =
+        Follow { family: family("foo"), mode: Mode::Global, classes: Classes::ALL, cursor: None, floor: Hlc::ZERO };
     let (_, source) = Source::open(&read, &a.ledger().families, &request).expect("reads");
     let mut source = source.expect("shared");
     let mut records = 0;

@@ -9,6 +9,7 @@ mod window;
 use std::ops::ControlFlow;
 
 use self::window::Window;
+use super::clock::Hlc;
 use super::codec::FRAME_MAX_BYTES;
 use super::eid::Eid;
 use super::family::{Families, Mode};
@@ -36,6 +37,8 @@ pub struct Source {
     sent_to: u64,
     /// The sharing that it serves, by the sequence number of its mark.
     since: u64,
+    /// The purge floor at which it does.
+    floor: Hlc,
     /// Whether the follower has been told how far it is complete.
     spoken: bool,
     /// A follower that fetches everything gets it in the order of keys.
@@ -52,6 +55,10 @@ impl Source {
         let mode = families.mode_of(&request.family);
         if mode != Some(request.mode) && !mutant!(UnsharedServed) {
             return Ok((FollowReply::NotShared { mode }, None));
+        }
+        let floor = families.floor_of(&request.family);
+        if floor != Some(request.floor) {
+            return Ok((FollowReply::OtherFloor { floor }, None));
         }
         let runs = read.runs()?;
         let head = read.head()?;
@@ -81,8 +88,9 @@ impl Source {
         if mutant!(FilterAtSource) {
             classes = Classes::LOCAL;
         }
+        let floor = request.floor;
         let window = (classes == Classes::ALL).then(Window::default);
-        let source = Source { family, mode: request.mode, classes, sent_to, since, spoken: false, window };
+        let source = Source { family, mode: request.mode, classes, sent_to, since, floor, spoken: false, window };
         Ok((FollowReply::Resume { run, head }, Some(source)))
     }
 
@@ -168,9 +176,11 @@ impl Source {
     /// Whether the sharing that this stream was opened under still stands. The driver asks whenever marks
     /// changed, and ends the stream if not: else an unshared family would still be served.
     pub fn still_serves(&self, families: &Families) -> bool {
-        mutant!(StreamOutlivesSharing)
-            || self.family == Family::books()
-            || families.mark(&self.family).is_some_and(|mark| mark.since == self.since)
+        if mutant!(StreamOutlivesSharing) || self.family == Family::books() {
+            return true;
+        }
+        let same_floor = families.floor_of(&self.family) == Some(self.floor);
+        same_floor && families.mark(&self.family).is_some_and(|mark| mark.since == self.since)
     }
 
     /// Whether entries of these classes are for this follower.
@@ -202,6 +212,8 @@ pub enum Next {
     Reopen,
     /// The source does not share the family in this mode: give up until membership says otherwise.
     GiveUp { mode: Option<Mode> },
+    /// The two have different purge floors: end the stream, and try again in a moment.
+    OtherFloor { floor: Option<Hlc> },
 }
 
 /// The source said something that a correct one does not say.
@@ -225,6 +237,8 @@ pub struct Follower {
     mode: Mode,
     /// This node's sharing of the family when the follower began.
     since: u64,
+    /// Its purge floor of the family then.
+    floor: Hlc,
     wanted: Classes,
     /// The scope of the present stream: the wanted one, or everything while the family is fetched whole.
     asked: Classes,
@@ -259,7 +273,22 @@ impl Follower {
         let kept_seq = cursor.map_or(0, |cursor| cursor.seq);
         let since = read.marks()?.get(&family).map_or(0, |mark| mark.since);
         let (run, head, must_compare) = (None, 0, cursor.is_none());
-        Ok(Self { source, crossing, family, mode, since, wanted, asked, cursor, run, head, kept_seq, must_compare })
+        let floor = read.floors()?.get(&family).map_or(Hlc::ZERO, |floor| floor.adopted);
+        Ok(Self {
+            source,
+            crossing,
+            family,
+            mode,
+            since,
+            floor,
+            wanted,
+            asked,
+            cursor,
+            run,
+            head,
+            kept_seq,
+            must_compare,
+        })
     }
 
     /// The plan names this source anew, in this scope. What others have crossed to it comes over another source while
@@ -297,6 +326,7 @@ impl Follower {
             family: self.family.clone(),
             mode: self.mode,
             since: Some(self.since),
+            floor: Some(self.floor),
             records: Vec::new(),
             cursor: Some((self.wanted, cursor)),
             drop_cursor: (left != self.wanted).then_some(left),
@@ -306,7 +336,13 @@ impl Follower {
     /// The request that opens the next stream.
     pub fn request(&mut self) -> Follow {
         self.run = None;
-        Follow { family: self.family.clone(), mode: self.mode, classes: self.asked, cursor: self.cursor }
+        Follow {
+            family: self.family.clone(),
+            mode: self.mode,
+            classes: self.asked,
+            cursor: self.cursor,
+            floor: self.floor,
+        }
     }
 
     pub fn on_reply(&mut self, reply: FollowReply) -> Result<Next, Violation> {
@@ -335,6 +371,7 @@ impl Follower {
                 Ok(Next::Reopen)
             }
             FollowReply::NotShared { mode } => Ok(Next::GiveUp { mode }),
+            FollowReply::OtherFloor { floor } => Ok(Next::OtherFloor { floor }),
         }
     }
 
@@ -361,6 +398,7 @@ impl Follower {
             family: self.family.clone(),
             mode: self.mode,
             since: Some(self.since),
+            floor: Some(self.floor),
             records,
             cursor: self.cursor.map(|cursor| (self.asked, cursor)),
             drop_cursor: None,

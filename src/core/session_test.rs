@@ -1,5 +1,6 @@
 //! Follow sessions frame by frame: what a source sends, and what a follower makes of it.
 
+use super::clock::Hlc;
 use super::clock::UnixMs;
 use super::eid::Eid;
 use super::family::Mode;
@@ -64,6 +65,7 @@ fn kept_at(seq: u64, scope: Classes) -> TestReplica {
         family: foo(),
         mode: Mode::Global,
         since: None,
+        floor: None,
         records: Vec::new(),
         cursor,
         drop_cursor: None,
@@ -304,7 +306,7 @@ fn a_source_says_once_that_nothing_is_new_and_then_waits() {
     let mut source = source_with(0);
     let head = source.ledger().head;
     let cursor = Some(Cursor { run: SOURCE_RUN, seq: head });
-    let request = Follow { family: foo(), mode: Mode::Global, classes: Classes::LOCAL, cursor };
+    let request = Follow { family: foo(), mode: Mode::Global, classes: Classes::LOCAL, cursor, floor: Hlc::ZERO };
     let (reply, session) = open(&source, &request);
     assert_eq!(reply, FollowReply::Resume { run: SOURCE_RUN, head });
     let mut session = session.expect("resumes");
@@ -325,7 +327,8 @@ fn a_long_feed_of_what_nobody_asked_for_is_read_in_pieces() {
     handle(&mut source, vec![Input::Share { family: deep.clone(), mode: Mode::Global }]);
     // In the feed of the same first segment, but not in the family.
     handle(&mut source, (0..=SCAN_MAX_ENTRIES).map(|key| put(&format!("/foo/{key}"), "value")).collect());
-    let request = Follow { family: deep, mode: Mode::Global, classes: Classes::LOCAL, cursor: None };
+    let (mode, classes) = (Mode::Global, Classes::LOCAL);
+    let request = Follow { family: deep, mode, classes, cursor: None, floor: Hlc::ZERO };
     let (_, session) = open(&source, &request);
     let mut session = session.expect("resumes");
     let head = source.ledger().head;
@@ -341,7 +344,8 @@ fn a_cursor_beyond_the_end_of_its_run_is_answered_compare() {
     let head = source.ledger().head;
     let ask = |run, seq| {
         let cursor = Some(Cursor { run, seq });
-        open(&source, &Follow { family: foo(), mode: Mode::Global, classes: Classes::LOCAL, cursor }).0
+        open(&source, &Follow { family: foo(), mode: Mode::Global, classes: Classes::LOCAL, cursor, floor: Hlc::ZERO })
+            .0
     };
     assert_eq!(ask(SOURCE_RUN, head), FollowReply::Resume { run: SOURCE_RUN, head });
     assert_eq!(ask(SOURCE_RUN, head + 1), FollowReply::Compare { run: SOURCE_RUN, head });

@@ -17,10 +17,12 @@ use std::ops::{ControlFlow, Range};
 
 use serde::{Deserialize, Serialize};
 
+use super::clock::{Hlc, UnixMs};
 use super::eid::Eid;
 use super::family::Mark;
 use super::path::Family;
 use super::record::{Class, Classes, RecordKey, Stored};
+use super::register::Register;
 
 /// How many runs a store remembers. A follower whose cursor names an older one compares.
 pub const RUNS_MAX: usize = 4_096;
@@ -71,6 +73,27 @@ pub struct Cursor {
     pub seq: u64,
 }
 
+/// What a store knows by itself of a shared family's purge floor. It is no part of the books, which come back from
+/// the peers: a disk that is rolled back or copied must lose this together with the records that it speaks of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalFloor {
+    /// Nothing at or below it is here that is not a live winner: tombstones are purged, doubtful values quarantined.
+    pub adopted: Hlc,
+    /// The target of the round that the node has last gathered for.
+    pub gathered: Hlc,
+    /// This store holds every winner up to here: its node has taken part in a round to its end.
+    pub spread: Hlc,
+}
+
+/// A record that was set aside: whether it was deleted elsewhere cannot be told any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    pub register: Register,
+    /// The purge floor that it lies below.
+    pub floor: Hlc,
+    pub since_unix_ms: UnixMs,
+}
+
 /// Where a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span<'a> {
@@ -78,6 +101,8 @@ pub enum Span<'a> {
     All,
     /// The records whose path is this family's own or lies under it, of every owner.
     Under(&'a Family),
+    /// The same, those behind this key.
+    Behind(&'a Family, &'a RecordKey),
 }
 
 /// The keys of [`Span::Under`], in the form of [`RecordKey::to_bytes`]: those of the family's own path, and
@@ -85,6 +110,13 @@ pub enum Span<'a> {
 pub fn family_ranges(family: &Family) -> [Range<Vec<u8>>; 2] {
     let from = |end: u8| [b"/", family.as_str().as_bytes(), &[end]].concat();
     [from(0)..from(1), from(b'/')..from(b'/' + 1)]
+}
+
+/// The keys of [`Span::Behind`]: what is left of these ranges behind a key.
+pub fn ranges_behind(family: &Family, key: &RecordKey) -> [Range<Vec<u8>>; 2] {
+    // The least key that is greater.
+    let next = [&key.to_bytes()[..], &[0]].concat();
+    family_ranges(family).map(|range| range.start.max(next.clone()).min(range.end.clone())..range.end)
 }
 
 /// Why a store did not do what it was asked.
@@ -163,6 +195,14 @@ pub trait Read {
 
     fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError>;
 
+    /// What this store knows of its purge floors, by family.
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError>;
+
+    /// Visits the records that are set aside, in the order of their keys.
+    fn quarantine(&self, visit: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError>;
+
+    fn quarantined(&self, key: &RecordKey) -> Result<Option<Quarantined>, StoreError>;
+
     /// The adapter's own state under this key.
     fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 }
@@ -183,6 +223,11 @@ pub trait Write: Read + Sized {
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError>;
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError>;
+
+    fn set_floor(&mut self, family: &Family, floor: Option<LocalFloor>) -> Result<(), StoreError>;
+
+    /// Sets a record aside, or takes it out again. Not what is in the feed under this key, if anything is.
+    fn set_quarantined(&mut self, key: &RecordKey, quarantined: Option<&Quarantined>) -> Result<(), StoreError>;
 
     fn set_adapter(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError>;
 

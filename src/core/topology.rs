@@ -64,6 +64,9 @@ pub struct Me<'a> {
     pub site: &'a str,
     /// What it gossips of itself.
     pub settled: bool,
+    /// Decommissioned members. One that still runs comes last as a relay: what was promised of a purge floor is not
+    /// taken from it.
+    pub decommissioned: &'a BTreeSet<Eid>,
 }
 
 /// Another member shares a family in the other mode: no exchange, and an alarm.

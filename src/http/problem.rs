@@ -50,12 +50,16 @@ impl From<PathError> for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = match &refusal {
-            Refusal::NotFound | Refusal::NotShared(_) => StatusCode::NOT_FOUND,
+            Refusal::NotFound | Refusal::NotShared(_) | Refusal::NoMember(_) | Refusal::NotQuarantined => {
+                StatusCode::NOT_FOUND
+            }
             Refusal::Invalid(error) => return error.clone().into(),
             Refusal::UnderEid { .. } | Refusal::Reserved(_) => StatusCode::FORBIDDEN,
             Refusal::Share(ShareError::Never(_) | ShareError::NeverGlobally(_)) => StatusCode::FORBIDDEN,
-            Refusal::Share(_) | Refusal::StampExhausted => StatusCode::CONFLICT,
-            Refusal::UnknownMode(_) | Refusal::OutsideFamily { .. } | Refusal::HashMismatch(_) => {
+            Refusal::Share(_) | Refusal::StampExhausted | Refusal::BelowFloor(_) | Refusal::OtherFloor(_) => {
+                StatusCode::CONFLICT
+            }
+            Refusal::Myself | Refusal::UnknownMode(_) | Refusal::OutsideFamily { .. } | Refusal::HashMismatch(_) => {
                 StatusCode::BAD_REQUEST
             }
         };

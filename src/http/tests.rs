@@ -41,6 +41,7 @@ fn api(replica: Replica<MemoryStore>) -> Api<MemoryReads> {
             ready: true,
             since_unix_ms: now(),
             certificate_expires_unix_s: None,
+            quarantined: 0,
             access: Default::default(),
             alarms: vec![],
         };
@@ -628,5 +629,26 @@ async fn a_backup_is_whole_and_of_now() {
         rest = behind;
     }
     decoder.finish().expect("whole");
-    assert_eq!(records.len(), 1);
+    let paths: Vec<String> = records.iter().map(|record| record.key.path.to_string()).collect();
+    // The books come first: that the node shares foo.
+    assert!(paths.len() == 2 && paths[0].starts_with("/__kinfolk/share/") && paths[1] == "/foo/a", "{paths:?}");
+}
+
+#[tokio::test]
+async fn who_is_not_in_the_books_cannot_be_decommissioned() {
+    let http = Http::with(&[]).await;
+    let body = r#"{"standing":"decommissioned"}"#;
+    let detail = http.call("PUT", "/v1/members/02:00:00:00:00:09", body).await.problem(404);
+    assert!(detail.contains("02:00:00:00:00:09"), "{detail}");
+    assert!(http.call("PUT", "/v1/members/nobody", body).await.problem(400).contains("'nobody' is no EID"));
+    let detail = http.call("PUT", "/v1/members/02:00:00:00:00:09", r#"{"standing":"gone"}"#).await.problem(400);
+    assert!(detail.contains("decommissioned"), "{detail}");
+}
+
+#[tokio::test]
+async fn an_empty_quarantine_is_listed_and_has_nothing_to_adopt_or_drop() {
+    let http = Http::with(&[]).await;
+    assert_eq!(http.call("GET", "/v1/quarantine", "").await.json(), json!({ "entries": [] }));
+    assert!(http.call("POST", "/v1/quarantine/foo/a", "").await.problem(404).contains("nothing is in quarantine"));
+    assert!(http.call("DELETE", "/v1/quarantine/foo/a", "").await.problem(404).contains("nothing is in quarantine"));
 }

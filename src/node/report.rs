@@ -1,5 +1,7 @@
 //! The status of a node as of now: what `GET /v1/status` and `/metrics` show.
 
+mod floors;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +16,7 @@ use crate::asterisk::event::{AttachmentStatus, RefusedReason};
 use crate::cluster::streams::{Agreement, Follows, Streams};
 use crate::cluster::{Gossip, Mesh, WanCounters};
 use crate::core::family::Mode;
+use crate::core::floor::Policy;
 use crate::core::path::Family;
 use crate::core::record::Classes;
 use crate::core::replica::Tally;
@@ -38,6 +41,8 @@ pub struct Reporter<R> {
     pub ready: Arc<AtomicBool>,
     pub since_unix_ms: u64,
     pub reloader: Reloader,
+    /// How purge floors rise.
+    pub policy: Policy,
     /// None if no Asterisk is attached.
     pub adapter: Option<Shown>,
 }
@@ -73,6 +78,7 @@ impl<R: Reads> Reporter<R> {
             ready: self.ready.load(Ordering::Acquire) && !duplicate_eid,
             since_unix_ms: self.since_unix_ms,
             certificate_expires_unix_s: Some(self.mesh.identity().expires_unix_s()),
+            quarantined: published.ledger.quarantined,
             alarms: self.alarm_texts(published, duplicate_eid),
             access: self.access(),
         }
@@ -113,6 +119,7 @@ impl<R: Reads> Reporter<R> {
                     .to_string(),
             );
         }
+        self.tombstone_alarms(published, &mut alarms);
         alarms.extend(self.alarms.texts(unix_ms()));
         alarms
     }
@@ -189,7 +196,8 @@ impl<R: Reads> Reporter<R> {
             let Tally { keys, tombstones } = published.ledger.tallies.get(family).copied().unwrap_or_default();
             let follows = follows_of(&follows, family, now);
             let agreement = self.agreement(published, family, now);
-            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, agreement, follows }
+            let floor = self.floor(published, family);
+            FamilyStatus { name: family.to_string(), mode: mark.mode, keys, tombstones, agreement, floor, follows }
         };
         marks.iter().map(family_status).collect()
     }

@@ -24,7 +24,9 @@ use crate::core::family::Mark;
 use crate::core::mutant;
 use crate::core::path::Family;
 use crate::core::record::{Class, Classes, RecordKey, Stored};
-use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write};
+use crate::core::storage::{
+    Cursor, CursorKey, LocalFloor, Quarantined, RUNS_MAX, Read, Reads, RunStart, Span, Store, StoreError, Visit, Write,
+};
 
 mod common;
 mod cursors;
@@ -39,6 +41,8 @@ struct State {
     marks: BTreeMap<Family, Mark>,
     runs: BTreeMap<u64, RunStart>,
     cursors: Cursors,
+    floors: BTreeMap<Family, LocalFloor>,
+    quarantine: BTreeMap<RecordKey, Quarantined>,
     adapter: BTreeMap<Vec<u8>, Vec<u8>>,
     head: u64,
 }
@@ -49,6 +53,8 @@ struct Changes {
     marks: Delta<Family, Mark>,
     runs: Delta<u64, RunStart>,
     cursors: Delta<CursorKey, Cursor>,
+    floors: Delta<Family, LocalFloor>,
+    quarantine: Delta<RecordKey, Quarantined>,
     adapter: Delta<Vec<u8>, Vec<u8>>,
     head: Option<u64>,
 }
@@ -59,6 +65,8 @@ impl Changes {
         marks: Delta::NONE,
         runs: Delta::NONE,
         cursors: Delta::NONE,
+        floors: Delta::NONE,
+        quarantine: Delta::NONE,
         adapter: Delta::NONE,
         head: None,
     };
@@ -75,6 +83,8 @@ impl Changes {
         for (key, change) in self.cursors.into_changes() {
             state.cursors.set(&key, change);
         }
+        self.floors.apply(&mut state.floors);
+        self.quarantine.apply(&mut state.quarantine);
         self.adapter.apply(&mut state.adapter);
         state.head = self.head.unwrap_or(state.head);
     }
@@ -213,6 +223,10 @@ impl Read for View<'_> {
             Span::Under(family) => {
                 ranges_under(family).iter().try_for_each(|range| self.range(range).try_for_each(&mut visit))
             }
+            Span::Behind(family, behind) => ranges_under(family).iter().try_for_each(|range| {
+                let mut behind_it = self.range(range).skip_while(|(key, _)| **key <= *behind);
+                behind_it.try_for_each(&mut visit)
+            }),
         };
         Ok(())
     }
@@ -270,6 +284,20 @@ impl Read for View<'_> {
             }
         }
         Ok(cursors)
+    }
+
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+        Ok(self.changes.floors.all(&self.state.floors).map(|(family, floor)| (family.clone(), *floor)).collect())
+    }
+
+    fn quarantine(&self, visit: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+        let mut entries = self.changes.quarantine.all(&self.state.quarantine);
+        let _ended_early: ControlFlow<()> = entries.try_for_each(|(key, entry)| visit((key.clone(), entry.clone())));
+        Ok(())
+    }
+
+    fn quarantined(&self, key: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
+        Ok(self.changes.quarantine.get(&self.state.quarantine, key).cloned())
     }
 
     fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -472,6 +500,18 @@ macro_rules! reads_through_view {
                 self.view().cursors()
             }
 
+            fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+                self.view().floors()
+            }
+
+            fn quarantine(&self, visit: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+                self.view().quarantine(visit)
+            }
+
+            fn quarantined(&self, key: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
+                self.view().quarantined(key)
+            }
+
             fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
                 self.view().adapter(key)
             }
@@ -526,6 +566,16 @@ impl Write for MemoryWriter<'_> {
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
         self.changes.cursors.set(key.clone(), cursor);
+        Ok(())
+    }
+
+    fn set_floor(&mut self, family: &Family, floor: Option<LocalFloor>) -> Result<(), StoreError> {
+        self.changes.floors.set(family.clone(), floor);
+        Ok(())
+    }
+
+    fn set_quarantined(&mut self, key: &RecordKey, quarantined: Option<&Quarantined>) -> Result<(), StoreError> {
+        self.changes.quarantine.set(key.clone(), quarantined.cloned());
         Ok(())
     }
 

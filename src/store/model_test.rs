@@ -14,7 +14,9 @@ use crate::core::family::{Mark, Mode};
 use crate::core::path::{Family, Path, Value};
 use crate::core::record::{Class, Classes, RecordKey, Stored};
 use crate::core::register::{Register, value_hash};
-use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, Read, Reads, Run, RunStart, Span, Store, StoreError, Write};
+use crate::core::storage::{
+    Cursor, CursorKey, LocalFloor, Quarantined, RUNS_MAX, Read, Reads, Run, RunStart, Span, Store, StoreError, Write,
+};
 
 pub(super) const EID: Eid = Eid::new([2, 0, 0, 0, 0, 1]);
 
@@ -69,6 +71,8 @@ enum Op {
     Mark { family: usize, mark: Option<bool> },
     Run(u64),
     Cursor { key: u8, seq: Option<u64> },
+    Floor { family: usize, floor: Option<u64> },
+    Quarantine { path: usize, owner: usize, value: Option<Option<String>> },
     Adapter { key: u8, value: Option<Vec<u8>> },
 }
 
@@ -91,6 +95,10 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => (0..FAMILIES.len(), any::<Option<bool>>()).prop_map(|(family, mark)| Op::Mark { family, mark }),
         1 => any::<u64>().prop_map(Op::Run),
         2 => (any::<u8>(), any::<Option<u64>>()).prop_map(|(key, seq)| Op::Cursor { key, seq }),
+        1 => (0..FAMILIES.len(), proptest::option::of(0..1_000_u64))
+            .prop_map(|(family, floor)| Op::Floor { family, floor }),
+        2 => (0..PATHS.len(), 0..OWNERS.len(), proptest::option::of(proptest::option::of("[a-z]{0,3}")))
+            .prop_map(|(path, owner, value)| Op::Quarantine { path, owner, value }),
         1 => (0_u8..4, any::<Option<Vec<u8>>>()).prop_map(|(key, value)| Op::Adapter { key, value }),
     ]
 }
@@ -119,6 +127,9 @@ pub(super) struct Everything {
     runs: Vec<RunStart>,
     cursors: BTreeMap<CursorKey, Cursor>,
     cursor_points: Vec<Option<Cursor>>,
+    floors: BTreeMap<Family, LocalFloor>,
+    quarantine: BTreeMap<RecordKey, Quarantined>,
+    quarantine_points: Vec<Option<Quarantined>>,
     adapter: BTreeMap<u8, Vec<u8>>,
 }
 
@@ -154,6 +165,11 @@ pub(super) fn everything(view: &impl Read) -> Result<Everything, StoreError> {
             all.scans.push(found);
         }
     }
+    for (family, key) in families.iter().take(2).flat_map(|family| all_keys().map(move |key| (family, key))) {
+        let mut found = Vec::new();
+        view.scan(Span::Behind(family, &key), &mut taking(usize::MAX, &mut found))?;
+        all.scans.push(found);
+    }
     for top in tops() {
         for after in AFTER {
             let mut found = Vec::new();
@@ -165,6 +181,14 @@ pub(super) fn everything(view: &impl Read) -> Result<Everything, StoreError> {
     all.cursors = view.cursors()?;
     for n in 0..=u8::MAX {
         all.cursor_points.push(view.cursor(&cursor_key(n))?);
+    }
+    all.floors = view.floors()?;
+    let mut quarantine = Vec::new();
+    view.quarantine(&mut taking(usize::MAX, &mut quarantine))?;
+    let sorted = quarantine.is_sorted_by_key(|(key, _)| key.clone());
+    all.quarantine = if sorted { quarantine.into_iter().collect() } else { BTreeMap::new() };
+    for key in all_keys() {
+        all.quarantine_points.push(view.quarantined(&key)?);
     }
     for n in 0..4 {
         all.adapter.extend(view.adapter(&[n])?.map(|value| (n, value)));
@@ -202,6 +226,9 @@ impl Model {
             let first = scan.iter().take(2).cloned().collect();
             all.scans.extend([scan, first]);
         }
+        for (name, behind) in FAMILIES.into_iter().take(2).flat_map(|name| all_keys().map(move |key| (name, key))) {
+            all.scans.push(under(name).into_iter().filter(|(key, _)| *key > behind).collect());
+        }
         for top in tops() {
             let mut feed: Vec<_> = sorted.iter().filter(|(key, _)| key.path.top() == top).collect();
             feed.sort_by_key(|(_, stored)| stored.seq);
@@ -210,6 +237,7 @@ impl Model {
                 all.feeds.push(later.map(|(key, stored)| (stored.seq, stored.class, key.clone())).collect());
             }
         }
+        all.quarantine_points = all_keys().map(|key| all.quarantine.get(&key).cloned()).collect();
         all.cursor_points = (0..=u8::MAX).map(|n| all.cursors.get(&cursor_key(n)).copied()).collect();
         all
     }
@@ -259,6 +287,27 @@ impl Model {
                 let cursor = seq.map(|seq| Cursor { run: Run(seq / 2), seq });
                 set(&mut self.all.cursors, &key, cursor);
                 writer.set_cursor(&key, cursor)
+            }
+            Op::Floor { family: name, floor } => {
+                let family = family(FAMILIES[*name]);
+                let hlc = |ms| Hlc::from_u64(ms).expect("in range");
+                let floor = floor.map(|floor| LocalFloor {
+                    adopted: hlc(floor),
+                    gathered: hlc(floor / 3),
+                    spread: hlc(floor / 2),
+                });
+                set(&mut self.all.floors, &family, floor);
+                writer.set_floor(&family, floor)
+            }
+            Op::Quarantine { path, owner, value } => {
+                let key = Self::record_key(*path, *owner);
+                let quarantined = value.as_ref().map(|value| Quarantined {
+                    register: stored(value.as_deref(), Class::Near, 1).register,
+                    floor: Hlc::ZERO,
+                    since_unix_ms: self.last_seq,
+                });
+                set(&mut self.all.quarantine, &key, quarantined.clone());
+                writer.set_quarantined(&key, quarantined.as_ref())
             }
             Op::Adapter { key, value } => {
                 set(&mut self.all.adapter, key, value.clone());

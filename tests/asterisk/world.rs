@@ -86,6 +86,11 @@ impl World {
 
     /// Waits until nothing is under way between the Asterisks and their nodes.
     pub fn settle(&self, asterisks: &[&Patched]) {
+        let what = "everything is published";
+        let silent = || asterisks.iter().all(|asterisk| asterisk.queued() == 0).then_some(());
+        self.fleet.wait_for(what, PATIENCE, silent).expect(what);
+        let nodes: Vec<usize> = (0..asterisks.len()).collect();
+        self.fleet.wait_equal(&nodes, PATIENCE).expect("the nodes are equal");
         let what = "everything is delivered";
         let settled = || {
             let quiet = (0..asterisks.len()).all(|node| {

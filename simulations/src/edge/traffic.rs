@@ -166,6 +166,7 @@ impl World {
             family: family.clone(),
             mode,
             since: None,
+            floor: None,
             records,
             cursor: None,
             drop_cursor: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::core::family::Mark;
 use crate::core::record::{Class, Stored};
-use crate::core::storage::{Cursor, CursorKey, RunStart, Span, Visit};
+use crate::core::storage::{Cursor, CursorKey, LocalFloor, Quarantined, RunStart, Span, Visit};
 
 #[test]
 fn an_update_is_durable_and_answered_with_an_etag() {
@@ -66,6 +66,18 @@ impl Read for Unreadable {
     }
 
     fn feed(&self, _: &str, _: u64, _: Visit<'_, (u64, Class, RecordKey)>) -> Result<(), StoreError> {
+        Self::error()
+    }
+
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+        Self::error()
+    }
+
+    fn quarantine(&self, _: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+        Self::error()
+    }
+
+    fn quarantined(&self, _: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
         Self::error()
     }
 

@@ -5,6 +5,7 @@
 //! dropped; then the directory goes too, unless it is to be kept. Nothing waits without a bound, and every
 //! wait ends when the fleet is interrupted.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,8 +13,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -487,11 +488,16 @@ impl Drop for Fleet {
     }
 }
 
-/// An address on loopback that is free for both UDP and TCP just now.
+/// An address on loopback that is free for both UDP and TCP just now, and that this program has not had before: who was
+/// given one may not listen there yet.
 #[expect(clippy::disallowed_methods, reason = "two fleets on one machine should not try the same ports")]
 fn free_port() -> Result<SocketAddr, FleetError> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     (0..PORT_TRIES)
         .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, rand::random_range(PORTS))))
+        .filter(|address| !given.contains(&address.port()))
         .find(|address| UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok())
+        .inspect(|address| _ = given.insert(address.port()))
         .ok_or(FleetError::NoPort)
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::nearby::{Brought, Followed};
-use super::reconcile::{ReconcileError, reconcile};
+use super::reconcile::{Compared, ReconcileError, reconcile};
 use super::serve::refuse;
 use super::wan;
 use crate::cluster::frames::{FrameError, read_frame, read_message, write_frame};
@@ -73,6 +73,8 @@ enum FollowError {
     Store(#[from] StoreError),
     #[error("the source does not share the family as we do")]
     NotShared,
+    #[error("the two have different purge floors: one of them has not adopted the higher one yet")]
+    OtherFloor,
     #[error(transparent)]
     Reconcile(#[from] ReconcileError),
     #[error("the source cannot compare now")]
@@ -133,6 +135,7 @@ impl<R: Reads> Follow<R> {
     /// Follows over one stream after another until something ends it. Says why, and whether it was current
     /// in between. `taken_up`: whether it has been compared since the plan named it.
     async fn follow(&self, taken_up: &mut bool) -> (FollowError, bool) {
+        self.room.introduced(&self.family, self.source).await;
         let follower = self.room.database.view().and_then(|view| {
             Follower::new(&view.read, self.source, self.crossing, self.family.clone(), self.mode, self.classes)
         });
@@ -182,10 +185,11 @@ impl<R: Reads> Follow<R> {
     /// Without a cursor: what is here already needs not come again.
     async fn compare(&self, follower: &mut Follower) -> Result<(), FollowError> {
         let peer = Peer { eid: self.source, crossing: self.crossing };
-        let ended = reconcile(&self.room, peer, &self.family).await?;
+        let Compared { ended, .. } = reconcile(&self.room, peer, &self.family).await?;
         match follower.on_compared(&ended) {
             Some(Next::ApplyThenReopen(apply) | Next::Apply(apply)) => self.apply(apply).await,
             Some(Next::GiveUp { .. }) => Err(FollowError::NotShared),
+            Some(Next::OtherFloor { .. }) => Err(FollowError::OtherFloor),
             Some(Next::Read | Next::Reopen) => Ok(()),
             None => Err(FollowError::NotCompared),
         }
@@ -219,6 +223,7 @@ impl<R: Reads> Follow<R> {
                 }
                 Next::Reopen => break,
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
+                Next::OtherFloor { .. } => return Err(FollowError::OtherFloor),
             }
             if let Some(brought) = brought.take() {
                 followed.brought(brought);
@@ -249,6 +254,7 @@ impl<R: Reads> Follow<R> {
             Outcome::Applied(_) => Ok(()),
             // Unshared here a moment ago: the planner ends this task.
             Outcome::Refused(Refusal::NotShared(_)) => Err(FollowError::NotShared),
+            Outcome::Refused(Refusal::OtherFloor(_)) => Err(FollowError::OtherFloor),
             Outcome::Refused(refusal) => Err(FollowError::Refused(refusal)),
             other => unreachable!("records are applied or refused, not {other:?}"),
         }

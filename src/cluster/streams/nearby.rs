@@ -212,7 +212,7 @@ async fn fetch<R: Reads>(
     counters.received_records.add(records);
     counters.received_bytes.add((HEADER_BYTES + payload.len()) as u64);
     let Some(mode) = room.database.published().ledger.families.mode_of(&heard.family) else { return Ok(()) };
-    if !room.nearby.lock().lacks(heard) {
+    if !room.nearby.lock().lacks(heard) || !room.knows(&heard.family, peer) {
         return Ok(());
     }
     let apply = Nearby::apply(heard, peer, mode, entries.records);

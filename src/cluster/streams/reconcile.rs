@@ -39,16 +39,22 @@ pub enum ReconcileError {
     Slow(u64),
 }
 
+/// How a reconcile ended, and at which head of its own this node began to compare.
+pub(super) struct Compared {
+    pub ended: Ended,
+    pub own_head: u64,
+}
+
 /// Makes one family equal with one peer. What it does is counted and logged here.
 pub(super) async fn reconcile<R: Reads>(
     room: &Shared<R>,
     peer: Peer,
     family: &Family,
-) -> Result<Ended, ReconcileError> {
+) -> Result<Compared, ReconcileError> {
     let result = open(room, peer, family).await;
     let source = peer.eid;
     match &result {
-        Ok(ended) => {
+        Ok(Compared { ended, .. }) => {
             if let Ended::Reconciled { sent, received, .. } = ended {
                 tracing::info!(peer = %source, %family, sent, received, "reconciled: both were not equal, now they are");
             } else {
@@ -82,13 +88,16 @@ fn report<R: Reads>(room: &Shared<R>, peer: Eid, family: &Family, error: &Reconc
     }
 }
 
-async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result<Ended, ReconcileError> {
+async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result<Compared, ReconcileError> {
     if !room.mesh.allows(peer.eid, family) {
         return Err(ReconcileError::NotAllowed);
     }
     let snapshot = room.database.snapshot(family).await?.ok_or(ReconcileError::Unshared)?;
+    if !room.knows(family, peer.eid) {
+        return Ok(Compared { ended: Ended::OtherFloor { floor: None }, own_head: snapshot.head });
+    }
     let (mut send, mut recv) = room.mesh.open_bi(peer.eid).await?;
-    let heard = heard(room, peer.eid, family);
+    let (heard, own_head) = (heard(room, peer.eid, family), snapshot.head);
     let mut opener = Opener::new(&snapshot, peer, heard);
     let mut read = snapshot.read;
     loop {
@@ -106,7 +115,7 @@ async fn open<R: Reads>(room: &Shared<R>, peer: Peer, family: &Family) -> Result
             Step::End(ended) => {
                 let _ = send.finish();
                 let _ = recv.stop(0u32.into());
-                return Ok(ended);
+                return Ok(Compared { ended, own_head });
             }
         }
     }
@@ -135,6 +144,11 @@ async fn answer<R: Reads>(room: &Shared<R>, stream: Incoming, ask: Compare) -> R
     if !room.mesh.allows(peer, &ask.family) {
         room.mesh.note_not_allowed(peer, &ask.family);
         write(room, &mut send, &Reconcile::NotShared { mode: None }).await?;
+        let _ = send.finish();
+        return Ok(Served::default());
+    }
+    if !room.lets_in(&ask.family, peer).await {
+        write(room, &mut send, &Reconcile::OtherFloor { floor: None }).await?;
         let _ = send.finish();
         return Ok(Served::default());
     }

@@ -80,6 +80,11 @@ async fn serve_stream<R: Reads>(room: &Shared<R>, stream: Incoming) -> Result<()
         let _ = send.finish();
         return Ok(());
     }
+    if !room.lets_in(&request.family, peer).await {
+        write_frame(&mut send, &FollowReply::OtherFloor { floor: None }).await?;
+        let _ = send.finish();
+        return Ok(());
+    }
     // Subscribed before the feed is read: a write in between wakes, none is missed.
     let mut wakes = room.database.wakes(&request.family, request.classes);
     let (reply, source) = {

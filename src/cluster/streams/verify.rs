@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::reconcile::reconcile;
+use super::reconcile::{Compared, reconcile};
 use super::{Members, Shared};
 use crate::core::eid::Eid;
 use crate::core::path::Family;
@@ -199,9 +199,9 @@ async fn verify<R: Reads>(
     let site = room.mesh.peers().borrow().get(&eid).map(|peer| peer.site.clone());
     let crossing = site.is_some_and(|site| site != room.mesh.config().site);
     let result = reconcile(&room, Peer { eid, crossing }, &family).await;
-    if matches!(result, Ok(Ended::Everything)) {
+    if matches!(result, Ok(Compared { ended: Ended::Everything, .. })) {
         let _ = refetch.send((eid, family.clone())).await;
     }
-    let verdict = result.as_ref().map_or(Verdict::Failed, Verdict::from);
+    let verdict = result.as_ref().map_or(Verdict::Failed, |compared| Verdict::from(&compared.ended));
     let _ = ended.send((family, eid, verdict)).await;
 }

@@ -47,7 +47,7 @@ impl<W: Write> Batch<'_, W> {
             step!(self.settings.limits.check(&key.path, value));
         }
         let last = self.write.record(key)?.map_or(Hlc::ZERO, |stored| stored.register.stamp().hlc);
-        let last = self.ledger.floors.get(family).map_or(last, |floor| last.max(*floor));
+        let last = last.max(self.seen(family).bound());
         let room = Hlc::MAX.as_u64() - last.as_u64() >= WRITES_MAX;
         Ok(if room { Ok(()) } else { Err(Refusal::StampExhausted) })
     }

@@ -35,6 +35,15 @@ impl<W: Write> Batch<'_, W> {
         self.sketches.follows(family, records) || self.changes.iter().any(shared_now)
     }
 
+    /// A record of an exchanged family is about to be taken out.
+    pub(super) fn sum_gone(&mut self, family: &Family, key: &RecordKey, existing: &Stored) {
+        let item = self.settings.sketch_key.item(key, existing.register.stamp());
+        let summary = self.ledger.summaries.get_mut(family).expect("every exchanged family has a summary");
+        summary.root.toggle(&item);
+        summary.records -= 1;
+        self.changes.push(Change::Gone { family: family.clone(), old: (item, existing.seq) });
+    }
+
     /// A family is shared from now on: its records, as they are now, are summed.
     pub(super) fn sum_shared(&mut self, family: &Family, mode: Mode) -> Result<(), StoreError> {
         let sketch = Sketch::build(self.settings.sketch_key, |add| {

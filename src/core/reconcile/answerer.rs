@@ -49,7 +49,7 @@ impl Answerer {
         let Some(snapshot) = snapshot.filter(|snapshot| snapshot.mode == ask.mode) else {
             return Ok(Err(Reconcile::NotShared { mode: snapshot.map(|snapshot| snapshot.mode) }));
         };
-        if snapshot.floor != ask.floor {
+        if snapshot.floor != Some(ask.floor) {
             return Ok(Err(Reconcile::OtherFloor { floor: snapshot.floor }));
         }
         let mut own = Own::new(snapshot, peer);

@@ -2,7 +2,6 @@
 
 use super::exchange::Exchange;
 use super::{Advice, Ended, Fault, Own, Peer, ROUNDS_MAX, Snapshot, Step, Violation, advise};
-use crate::core::clock::Hlc;
 use crate::core::message::{Compare, Counts, Reconcile};
 use crate::core::record::Record;
 use crate::core::sketch::{CELLS_MAX, Decoder, Root, Summary, unpack};
@@ -37,7 +36,6 @@ struct Theirs {
 #[derive(Debug)]
 pub struct Opener {
     own: Own,
-    floor: Hlc,
     state: State,
     /// The peer is thought to differ.
     expects_difference: bool,
@@ -58,7 +56,6 @@ impl Opener {
         let decoder = Decoder::new(own.sketch.key());
         Self {
             own,
-            floor: snapshot.floor,
             state: State::Fresh,
             expects_difference,
             pending: Vec::new(),
@@ -82,11 +79,14 @@ impl Opener {
         }
         match &self.state {
             State::Fresh => {
+                let Some(floor) = self.own.floor else {
+                    return Ok(Step::End(Ended::OtherFloor { floor: None }));
+                };
                 self.state = State::Asked;
                 let counts = if self.expects_difference { Some(self.own.counts(read)?) } else { None };
                 let (family, mode) = (self.own.family.clone(), self.own.mode);
                 let root = self.own.sketch.summary().root;
-                Ok(Step::Ask(Compare { family, mode, floor: self.floor, root, counts }))
+                Ok(Step::Ask(Compare { family, mode, floor, root, counts }))
             }
             State::Asking(upto) => {
                 let upto = u32::try_from(*upto).expect("bounded by CELLS_MAX");

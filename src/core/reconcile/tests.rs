@@ -55,6 +55,7 @@ fn copy(from: &TestReplica, to: &mut TestReplica) {
         family: foo(),
         mode: Mode::Global,
         since: None,
+        floor: None,
         records,
         cursor: None,
         drop_cursor: None,
@@ -267,12 +268,12 @@ fn a_family_that_is_not_shared_or_in_the_other_mode_is_not_compared() {
 fn families_are_compared_at_equal_floors_only() {
     let (a, b) = pair(3);
     let floor = Hlc::from_u64(5).expect("in range");
-    let left = Snapshot { floor, ..snapshot(&a) };
+    let left = Snapshot { floor: Some(floor), ..snapshot(&a) };
     let mut opener = Opener::new(&left, Peer { eid: b.eid(), crossing: false }, None);
     let Step::Ask(ask) = opener.next(&left.read).expect("no fault") else { panic!("it asks first") };
     let refused = Answerer::open(Some(&snapshot(&b)), Peer { eid: a.eid(), crossing: false }, &ask).expect("no fault");
     opener.on_frame(&left.read, refused.expect_err("refused")).expect("makes sense");
-    assert_eq!(opener.next(&left.read), Ok(Step::End(Ended::OtherFloor { floor: Hlc::ZERO })));
+    assert_eq!(opener.next(&left.read), Ok(Step::End(Ended::OtherFloor { floor: Some(Hlc::ZERO) })));
 }
 
 #[test]

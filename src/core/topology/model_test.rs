@@ -95,7 +95,8 @@ impl World {
         for me in (0..self.sites.len()).filter(|node| !self.ghosts.contains(node)).collect::<Vec<_>>() {
             let members = self.members_of(me);
             let site = self.sites[me].to_string();
-            let plan = plan(Me { eid: eid(me), site: &site, settled: true }, &shared, &members, &self.losses[me]);
+            let me_seen = Me { eid: eid(me), site: &site, settled: true, decommissioned: &BTreeSet::new() };
+            let plan = plan(me_seen, &shared, &members, &self.losses[me]);
             let lost = members.iter().filter(|member| member.live && !member.connected);
             let lost: Losses =
                 lost.filter(|member| plan.dial.contains(&member.eid)).map(|member| (member.eid, loss)).collect();

@@ -18,6 +18,7 @@
 //! A node that died a moment ago, and is believed alive, looks the same for a while. That costs duplicates, so
 //! patience with a connection should last longer than it takes membership to notice a death.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rank::rank;
@@ -81,15 +82,15 @@ impl<'a> Look<'a> {
                 false => {}
             }
         }
-        mates.sort_by_cached_key(|member| std::cmp::Reverse(place(family, member.settled, member.eid)));
-        let own = place(family, me.settled, me.eid);
-        let place_of_own = mates.iter().take_while(|mate| place(family, mate.settled, mate.eid) > own).count();
+        mates.sort_by_cached_key(|member| Reverse(place(me, family, member.settled, member.eid)));
+        let own = place(me, family, me.settled, me.eid);
+        let place_of_own = mates.iter().take_while(|mate| place(me, family, mate.settled, mate.eid) > own).count();
         // Where nobody is out of reach, only the relay has anything to do with other sites.
         if place_of_own > 0 && calm {
             others.clear();
         }
         for site in others.values_mut() {
-            site.sort_by_cached_key(|member| std::cmp::Reverse(place(family, member.settled, member.eid)));
+            site.sort_by_cached_key(|member| Reverse(place(me, family, member.settled, member.eid)));
         }
         Self { losses, mates, place: place_of_own, others, many_sites, out: OfFamily::default() }
     }
@@ -254,9 +255,9 @@ impl<'a> Look<'a> {
     }
 }
 
-/// By rank, but those who have just come back behind all others.
-fn place(family: &Family, settled: bool, eid: Eid) -> (bool, (u64, Eid)) {
-    (settled, rank(family, eid))
+/// By rank, but those who have just come back behind all others, and the decommissioned behind these.
+fn place(me: Me<'_>, family: &Family, settled: bool, eid: Eid) -> (bool, bool, (u64, Eid)) {
+    (!me.decommissioned.contains(&eid), settled, rank(family, eid))
 }
 
 fn is_near_at_hand(reach: Reach) -> bool {

@@ -33,7 +33,8 @@ pub(super) fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member 
 }
 
 fn here(last: u8) -> Me<'static> {
-    Me { eid: eid(last), site: "here", settled: true }
+    static NOBODY: BTreeSet<Eid> = BTreeSet::new();
+    Me { eid: eid(last), site: "here", settled: true, decommissioned: &NOBODY }
 }
 
 fn foo_of(me: Me<'_>, members: &[Member], losses: &Losses) -> BTreeMap<Eid, Classes> {
@@ -155,6 +156,15 @@ fn a_site_out_of_reach_is_followed_over_a_third_that_reaches_it() {
     let members = without(&members, relay);
     let losses: Losses = theirs.iter().map(|last| (eid(*last), Loss::Missed)).collect();
     assert_eq!(foo_of(here(relay), &members, &losses)[&eid(7)], Classes::ALL);
+}
+
+#[test]
+fn a_decommissioned_member_is_a_relay_only_where_there_is_no_other() {
+    let ([relay, second, third], _, members) = two_sites();
+    let decommissioned = [eid(relay)].into();
+    let me = Me { decommissioned: &decommissioned, ..here(third) };
+    let follow = foo_of(me, &without(&members, third), &Losses::new());
+    assert_eq!(follow, [(eid(relay), LOCAL), (eid(second), LOCAL | FAR)].into());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
 use ::redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition, TableHandle};
@@ -16,7 +16,9 @@ use crate::core::codec::{decode_row, encode_row};
 use crate::core::family::Mark;
 use crate::core::path::Family;
 use crate::core::record::{Class, RecordKey, Stored};
-use crate::core::storage::{Cursor, CursorKey, Read, RunStart, Span, StoreError, Visit, family_ranges};
+use crate::core::storage::{
+    Cursor, CursorKey, LocalFloor, Quarantined, Read, RunStart, Span, StoreError, Visit, family_ranges, ranges_behind,
+};
 
 pub type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -30,11 +32,15 @@ pub(super) const MARKS: Table = TableDefinition::new("marks");
 pub(super) const RUNS: Table = TableDefinition::new("runs");
 /// [`CursorKey`] → [`Cursor`].
 pub(super) const CURSORS: Table = TableDefinition::new("cursors");
+/// Family → [`LocalFloor`].
+pub(super) const FLOORS: Table = TableDefinition::new("floors");
+/// Key bytes → [`Quarantined`].
+pub(super) const QUARANTINE: Table = TableDefinition::new("quarantine");
 /// The adapter's own keys and values, bare.
 pub(super) const ADAPTER: Table = TableDefinition::new("adapter");
 /// [`FORMAT`], [`EID`], [`HEAD`].
 pub(super) const META: Table = TableDefinition::new("meta");
-pub(super) const TABLES: [Table; 7] = [RECORDS, FEED, MARKS, RUNS, CURSORS, ADAPTER, META];
+pub(super) const TABLES: [Table; 9] = [RECORDS, FEED, MARKS, RUNS, CURSORS, FLOORS, QUARANTINE, ADAPTER, META];
 
 pub(super) const FORMAT: &[u8] = b"format";
 pub(super) const EID: &[u8] = b"eid";
@@ -199,6 +205,17 @@ impl<R: Rows> View<R> {
         self.0.range(RECORDS, bounds, &mut |key, value| Ok(visit((decode_key(key)?, decode(value)?))))
     }
 
+    fn scan_ranges(&self, ranges: &[Range<Vec<u8>>], visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
+        // redb panics at a range that ends before it begins.
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            let bounds = (Bound::Included(&*range.start), Bound::Excluded(&*range.end));
+            if self.scan_range(bounds, visit)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Collects a small table.
     fn collect<T, C: Extend<T>>(
         &self,
@@ -225,15 +242,8 @@ impl<R: Rows> Read for View<R> {
     fn scan(&self, span: Span<'_>, visit: Visit<'_, (RecordKey, Stored)>) -> Result<(), StoreError> {
         match span {
             Span::All => self.scan_range(ALL, visit).map(|_ended_early| ()),
-            Span::Under(family) => {
-                for range in family_ranges(family) {
-                    let bounds = (Bound::Included(&*range.start), Bound::Excluded(&*range.end));
-                    if self.scan_range(bounds, visit)?.is_break() {
-                        break;
-                    }
-                }
-                Ok(())
-            }
+            Span::Under(family) => self.scan_ranges(&family_ranges(family), visit),
+            Span::Behind(family, key) => self.scan_ranges(&ranges_behind(family, key), visit),
         }
     }
 
@@ -267,6 +277,21 @@ impl<R: Rows> Read for View<R> {
     fn cursors(&self) -> Result<BTreeMap<CursorKey, Cursor>, StoreError> {
         let (key_of, decode) = (row("cursors"), row("cursors"));
         self.collect(CURSORS, BTreeMap::new(), |key, value| Ok((key_of(key)?, decode(value)?)))
+    }
+
+    fn floors(&self) -> Result<BTreeMap<Family, LocalFloor>, StoreError> {
+        let decode = row("floors");
+        self.collect(FLOORS, BTreeMap::new(), |key, value| Ok((decode_family(key)?, decode(value)?)))
+    }
+
+    fn quarantine(&self, visit: Visit<'_, (RecordKey, Quarantined)>) -> Result<(), StoreError> {
+        let decode = row("quarantine");
+        let visit = &mut |key: &[u8], value: &[u8]| Ok(visit((decode_key(key)?, decode(value)?)));
+        self.0.range(QUARANTINE, ALL, visit).map(|_ended_early| ())
+    }
+
+    fn quarantined(&self, key: &RecordKey) -> Result<Option<Quarantined>, StoreError> {
+        self.0.get(QUARANTINE, &key.to_bytes(), row("quarantine"))
     }
 
     fn adapter(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

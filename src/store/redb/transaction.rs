@@ -16,15 +16,15 @@ use ::redb::{
 };
 
 use super::rows::{
-    ADAPTER, Bounds, CURSORS, FEED, HEAD, MARKS, META, RECORDS, RUNS, RowVisit, Rows, TABLES, Table, View, feed_key,
-    feed_row, get, is_records, row,
+    ADAPTER, Bounds, CURSORS, FEED, FLOORS, HEAD, MARKS, META, QUARANTINE, RECORDS, RUNS, RowVisit, Rows, TABLES,
+    Table, View, feed_key, feed_row, get, is_records, row,
 };
 use super::{Opened, RedbStore, from_commit, from_storage, from_table, from_transaction};
 use crate::core::codec::encode_row;
 use crate::core::family::Mark;
 use crate::core::path::Family;
 use crate::core::record::{RecordKey, Stored};
-use crate::core::storage::{Cursor, CursorKey, RUNS_MAX, RunStart, StoreError, Write};
+use crate::core::storage::{Cursor, CursorKey, LocalFloor, Quarantined, RUNS_MAX, RunStart, StoreError, Write};
 
 /// How many rows a scan takes at a time.
 const CHUNK_ROWS: usize = 64;
@@ -216,6 +216,14 @@ impl Write for View<Transaction<'_>> {
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
         self.set(CURSORS, &encode_row(key), cursor.as_ref().map(encode_row).as_deref())
+    }
+
+    fn set_floor(&mut self, family: &Family, floor: Option<LocalFloor>) -> Result<(), StoreError> {
+        self.set(FLOORS, family.as_str().as_bytes(), floor.as_ref().map(encode_row).as_deref())
+    }
+
+    fn set_quarantined(&mut self, key: &RecordKey, quarantined: Option<&Quarantined>) -> Result<(), StoreError> {
+        self.set(QUARANTINE, &key.to_bytes(), quarantined.map(encode_row).as_deref())
     }
 
     fn set_adapter(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
