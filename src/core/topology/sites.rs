@@ -247,7 +247,8 @@ impl<'a> Look<'a> {
             }
             match (relay, self.detour(relay, &[missed])) {
                 (Role::Me, Some(third)) => self.ask(third, Classes::ALL),
-                (Role::Mate(_), Some(_)) => {}
+                // What the relay had from the missed mate before it was missed does not come by the detour again.
+                (Role::Mate(mate), Some(_)) => self.ask(mate, Classes::NEAR),
                 (_, None) => helped = false,
             }
         }
