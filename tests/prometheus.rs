@@ -4,11 +4,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use kinfolk::cli::demo::api::Api;
+use kinfolk::cli::demo::fleet::free_port;
 use serde_json::Value as Json;
 
 use common::{SOON, TestFleet};
@@ -134,7 +134,7 @@ impl Prometheus {
             .collect();
         let file = dir.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("written");
-        let listen = free_port();
+        let listen = free_port().expect("a free port");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", file.display()))
@@ -160,11 +160,6 @@ impl Prometheus {
         assert_eq!(answer["status"], "success", "{expression}: {answer}");
         Some(answer["data"]["result"].as_array()?.clone())
     }
-}
-
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address")
 }
 
 /// Says loudly what is not tested if there is no Prometheus here.

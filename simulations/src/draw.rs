@@ -23,6 +23,11 @@ pub fn purging(seed: u64) -> History {
     drawn(seed, 1_000)
 }
 
+/// One of these two.
+pub fn history(seed: u64, with_purging: bool) -> History {
+    if with_purging { purging(seed) } else { mixed(seed) }
+}
+
 fn drawn(seed: u64, floors_per_mille: u64) -> History {
     let root = Rng::new(seed);
     let mut rng = root.fork(1);

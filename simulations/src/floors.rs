@@ -166,7 +166,7 @@ impl World {
 
     /// A verify with the collector has ended.
     pub fn on_collected(&mut self, node: HostId, over: &Session, collecting: Collecting, ended: &Ended) -> Checked {
-        let (Ended::Equal { run, .. } | Ended::Reconciled { run, .. }) = *ended else { return Ok(()) };
+        let Some(run) = ended.verified_run() else { return Ok(()) };
         let Collecting { family, head } = collecting;
         if over.family == BOOKS {
             let head = self.hosts[node].process.as_ref().expect("it has just compared").replica.ledger().head;

@@ -1,5 +1,6 @@
 //! Connections and beliefs as events: sending, breaking and making connections, gossip that arrives late.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use kinfolk::core::eid::Eid;
@@ -345,7 +346,10 @@ impl World {
     /// whether this node has settled.
     pub fn need(&mut self, node: HostId, members: &[Member], settled: bool, plan: &Plan, losses: &Losses) {
         let collectors = &self.hosts[node].process.as_ref().expect("checked by the caller").verifying.collectors;
-        let needed = plan.dial.union(collectors).copied().collect();
+        let mut needed = Cow::Borrowed(&plan.dial);
+        if !collectors.is_empty() {
+            needed.to_mut().extend(collectors);
+        }
         let (now, dial) = (self.now, self.dials(node, &needed));
         let host = &mut self.hosts[node];
         let incarnation = host.incarnation;

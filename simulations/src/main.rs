@@ -113,14 +113,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// The arguments that name a drawn history.
+fn replay(seed: u64, purging: bool) -> String {
+    format!("--seed {seed}{}", if purging { " --purging" } else { "" })
+}
+
 /// The history to run, and what is told of it: with the arguments that name it.
 fn history(arguments: &Arguments) -> Result<(History, Subject), String> {
     let Some(name) = &arguments.scenario else {
         let seed = arguments.seed.unwrap_or(1);
         let (title, about) = (format!("Seed {seed}"), "A cluster and its misfortunes, drawn from a seed.".to_owned());
-        let (history, how) =
-            if arguments.purging { (draw::purging(seed), " --purging") } else { (draw::mixed(seed), "") };
-        return Ok((history, Subject { title, about, sites: Vec::new(), replay: format!("--seed {seed}{how}") }));
+        let replay = replay(seed, arguments.purging);
+        return Ok((draw::history(seed, arguments.purging), Subject { title, about, sites: Vec::new(), replay }));
     };
     let included = scenario::INCLUDED.iter().find(|(included, _)| included == name);
     let text = match included {
@@ -239,8 +243,7 @@ fn swarm(arguments: &Arguments, seeds: u64) -> ExitCode {
     for outcome in &found.failures {
         let violation = outcome.violation.as_ref().expect("it failed");
         println!("violated: seed {}: {violation}", outcome.seed);
-        let how = if arguments.purging { " --purging" } else { "" };
-        println!("replay: cargo run --release -p simulations -- --seed {}{how}", outcome.seed);
+        println!("replay: cargo run --release -p simulations -- {}", replay(outcome.seed, arguments.purging));
     }
     // A hole is only one where there was time to fill it.
     let holes = if runs >= 1_000 { found.coverage.holes() } else { Vec::new() };

@@ -390,20 +390,7 @@ impl World {
         let followed = process.follows.by_host().find(|((peer, of), _)| *of == ix && self.hosts[*peer].eid == eid);
         let Some(((peer, _), follow)) = followed else { return };
         let Some(mode) = process.replica.ledger().families.mode_of(family) else { return };
-        let drop_cursor = Some(follow.wanted);
-        let crossing = !self.near(node, peer);
-        let (source, family) = (eid, family.clone());
-        let apply = Apply {
-            source,
-            crossing,
-            family,
-            mode,
-            since: None,
-            floor: None,
-            records: Vec::new(),
-            cursor: None,
-            drop_cursor,
-        };
+        let apply = Apply::forgetting(eid, family.clone(), mode, follow.wanted);
         self.submit(node, Input::Apply(apply), Waiting::Nobody);
         self.retry_later(node, peer, ix);
     }

@@ -44,8 +44,7 @@ impl Swarm<'_> {
                         if over || (self.enough)() {
                             break;
                         }
-                        let history = if self.purging { draw::purging(seed) } else { draw::mixed(seed) };
-                        let mut outcome = run(history, false, &mut |_| {});
+                        let mut outcome = run(draw::history(seed, self.purging), false, &mut |_| {});
                         outcome.world = None;
                         let mut found = found.lock().expect("no thread panics with it");
                         found.coverage.add(&outcome);
@@ -109,8 +108,7 @@ pub mod mutants {
             let violation = match edge::MUTANTS.contains(&mutant) {
                 true => edge::run(edge::history::draw(runs)).violation,
                 false => {
-                    let purging = OF_FLOORS.contains(&mutant);
-                    let mut history = if purging { draw::purging(runs) } else { draw::mixed(runs) };
+                    let mut history = draw::history(runs, OF_FLOORS.contains(&mutant));
                     if REPAIRED.contains(&mutant) {
                         history.verify.mode = VerifyMode::Off;
                     }

@@ -212,7 +212,6 @@ pub struct World {
     pub acknowledged: Acknowledged,
     pub branches: Branches,
     pub stats: Stats,
-    /// Verifies under way, and when they are given up.
     pub streams: u64,
     pub runs: u64,
     pub phase: Phase,

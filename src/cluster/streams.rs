@@ -31,6 +31,7 @@ use super::mesh::Mesh;
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
+use crate::core::reconcile::Peer;
 use crate::core::record::Classes;
 use crate::core::replica::{Apply, Input};
 use crate::core::storage::Reads;
@@ -195,6 +196,13 @@ impl<R: Reads> Room<R> {
 }
 
 impl<R> Room<R> {
+    /// A peer as a reconcile wants it; none while there is no connection with it.
+    fn peer(&self, eid: Eid) -> Option<Peer> {
+        let peers = self.mesh.peers();
+        let crossing = peers.borrow().get(&eid)?.site != self.mesh.config().site;
+        Some(Peer { eid, crossing })
+    }
+
     /// Whether a family is compared for the first time, or comes whole, from some source.
     fn is_fetched(&self, family: &Family) -> bool {
         let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
@@ -300,9 +308,9 @@ impl<R: Reads> Planner<R> {
 
     /// Waits until members or shared families change, a member has been missed for long enough, or this node has settled.
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
-        let (families, members) = {
+        let (families, books) = {
             let published = self.published.borrow_and_update();
-            (published.ledger.families.clone(), published.ledger.books.members.clone())
+            (published.ledger.families.clone(), published.ledger.books.clone())
         };
         let now_ms = self.now_ms();
         let next_ms = [self.patience.next_change_ms(now_ms), self.probation.next_change_ms(now_ms)];
@@ -314,7 +322,10 @@ impl<R: Reads> Planner<R> {
             }
         };
         let families_change = self.published.wait_for(|published| {
-            !Arc::ptr_eq(&published.ledger.families, &families) || published.ledger.books.members != members
+            let now = &published.ledger;
+            // Most batches leave the books alone, and comparing their members costs as many as there are.
+            let same_members = Arc::ptr_eq(&now.books, &books) || now.books.members == books.members;
+            !Arc::ptr_eq(&now.families, &families) || !same_members
         });
         let refetch = tokio::select! {
             biased;
@@ -336,17 +347,7 @@ impl<R: Reads> Planner<R> {
         let Some((classes, cancel)) = self.running.remove(&(source, family.clone())) else { return };
         cancel.cancel();
         let Some(mode) = self.room.database.published().ledger.families.mode_of(&family) else { return };
-        let apply = Apply {
-            source,
-            crossing: false,
-            family,
-            mode,
-            since: None,
-            floor: None,
-            records: Vec::new(),
-            cursor: None,
-            drop_cursor: Some(classes),
-        };
+        let apply = Apply::forgetting(source, family, mode, classes);
         // If it fails the stream goes on from its cursor, and the next verify finds the difference again.
         let _ = self.room.database.submit(Input::Apply(apply)).await;
     }
@@ -355,9 +356,9 @@ impl<R: Reads> Planner<R> {
         self.trust.borrow_and_update();
         let members = self.room.mesh.trusted(self.members.borrow_and_update().clone());
         self.tell_elsewhere(&members).await;
-        let ledger = self.room.database.published().ledger.clone();
-        let shared = ledger.families.shared();
-        let plan = self.plan(&shared, &members, &ledger.books.decommissioned());
+        let published = self.room.database.published();
+        let shared = published.ledger.families.shared();
+        let plan = self.plan(&shared, &members, &published.ledger.books.decommissioned());
         self.room.streams.conflicts.send_if_modified(|conflicts| {
             let changed = *conflicts != plan.conflicts;
             if changed {

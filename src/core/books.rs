@@ -34,6 +34,13 @@ pub enum Standing {
 }
 
 impl Standing {
+    pub const ALL: [Standing; 2] = [Standing::Admitted, Standing::Decommissioned];
+
+    /// The standing of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|standing| standing.as_str() == name)
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Standing::Admitted => "admitted",
@@ -137,10 +144,7 @@ impl Entry {
         let (kind, rest) = key.split_once('/')?;
         let value = value.as_str();
         Some(match kind {
-            "member" => {
-                let standings = [Standing::Admitted, Standing::Decommissioned];
-                Entry::Member(rest.parse().ok()?, standings.into_iter().find(|standing| standing.as_str() == value)?)
-            }
+            "member" => Entry::Member(rest.parse().ok()?, Standing::named(value)?),
             "share" => {
                 let (eid, family) = eid_and_family(rest)?;
                 Entry::Share(eid, family)
@@ -224,23 +228,27 @@ static NOTHING: FamilyBooks = FamilyBooks {
 };
 
 impl Books {
-    /// Takes a record of the books in, also a tombstone of one.
-    pub fn note(&mut self, path: &Path, register: &Register) {
-        let Some(value) = register.value() else { return self.forget(path) };
+    /// Takes a record of the books in, also a tombstone of one. Gives the family whose floor it tells.
+    pub fn note(&mut self, path: &Path, register: &Register) -> Option<Family> {
+        let Some(value) = register.value() else {
+            self.forget(path);
+            return None;
+        };
         let hlc = register.stamp().hlc;
-        match Entry::read(path, value) {
-            Some(Entry::Member(eid, standing)) => _ = self.members.insert(eid, standing),
-            Some(Entry::Share(eid, family)) => _ = self.of_mut(family).sharers.insert(eid, hlc),
-            Some(Entry::Round(family, round)) => self.of_mut(family).round = Some(round),
-            Some(Entry::Step(eid, family, note)) => _ = self.of_mut(family).notes.insert(eid, note),
+        match Entry::read(path, value)? {
+            Entry::Member(eid, standing) => _ = self.members.insert(eid, standing),
+            Entry::Share(eid, family) => _ = self.of_mut(family).sharers.insert(eid, hlc),
+            Entry::Round(family, round) => self.of_mut(family).round = Some(round),
+            Entry::Step(eid, family, note) => _ = self.of_mut(family).notes.insert(eid, note),
             // It never goes down, whatever a collector that has lost its past may say.
-            Some(Entry::Floor(family, floor)) => {
-                let books = self.of_mut(family);
+            Entry::Floor(family, floor) => {
+                let books = self.of_mut(family.clone());
                 books.floor = books.floor.max(floor);
                 books.written_floor = floor;
+                return Some(family);
             }
-            None => {}
         }
+        None
     }
 
     /// Only sharings are ever taken back.

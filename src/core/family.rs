@@ -146,10 +146,8 @@ impl Families {
         (!floor.rising).then_some(floor.adopted)
     }
 
-    /// Notes a floor, and says whether that changed anything.
-    pub(super) fn set_floor(&mut self, family: &Family, floor: Floor) -> bool {
-        let before = self.floors.insert(family.clone(), floor);
-        before.unwrap_or_default() != floor
+    pub(super) fn set_floor(&mut self, family: &Family, floor: Floor) {
+        self.floors.insert(family.clone(), floor);
     }
 
     /// What this node exchanges with others, the books included.

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use super::books::{Books, FamilyBooks, Note, Round, RoundId, Step};
 use super::clock::{Hlc, UnixMs};
 use super::eid::Eid;
+use super::family::Floor;
 use super::path::Family;
 use super::storage::{LocalFloor, Run};
 
@@ -104,6 +105,17 @@ pub enum Move {
     Raise(Hlc),
 }
 
+/// The floor that is to be adopted yet: neither the run nor the time decide that.
+fn pending(books: &Books, family: &Family, local: LocalFloor) -> Option<Hlc> {
+    let floor = books.of(family).floor;
+    (floor > local.adopted).then_some(floor)
+}
+
+/// A family's floor as it is exchanged.
+pub(super) fn standing(books: &Books, family: &Family, local: LocalFloor) -> Floor {
+    Floor { adopted: local.adopted, rising: pending(books, family, local).is_some() }
+}
+
 impl Seen<'_> {
     fn of(&self) -> &FamilyBooks {
         self.books.of(self.family)
@@ -116,8 +128,7 @@ impl Seen<'_> {
 
     /// The floor that is to be adopted yet.
     pub fn pending(&self) -> Option<Hlc> {
-        let floor = self.of().floor;
-        (floor > self.local.adopted).then_some(floor)
+        pending(self.books, self.family, self.local)
     }
 
     /// The moment at or below which this node stamps nothing.

@@ -173,7 +173,15 @@ impl Ended {
     /// Whether both sides are known to hold, durably, everything that either had when they compared: what the
     /// books may call a verify with this peer.
     pub fn is_verified(&self) -> bool {
-        matches!(self, Ended::Equal { .. } | Ended::Reconciled { .. })
+        self.verified_run().is_some()
+    }
+
+    /// The run of the peer in which it compared, if it is verified.
+    pub fn verified_run(&self) -> Option<Run> {
+        match self {
+            Ended::Equal { run, .. } | Ended::Reconciled { run, .. } => Some(*run),
+            _ => None,
+        }
     }
 }
 

@@ -36,6 +36,15 @@ impl RecordKey {
         Self { path, owner: Some(owner) }
     }
 
+    /// The path, under its owner's EID if it has one: how another server's copy is shown. It may be too long for a
+    /// [`Path`].
+    pub fn text_under_eid(&self) -> String {
+        match self.owner {
+            Some(owner) => format!("/{owner}{}", self.path),
+            None => self.path.to_string(),
+        }
+    }
+
     /// The path, a NUL (which no path holds), and the owner's six bytes or nothing: as bytes they sort
     /// as the keys do.
     pub fn to_bytes(&self) -> Vec<u8> {

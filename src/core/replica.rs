@@ -16,9 +16,9 @@ use super::batch::{Batch, Ground};
 use super::books::{Books, Note, Standing};
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
-use super::family::{Families, Floor, Mode, ShareError, UnknownMode};
+use super::family::{Families, Mode, ShareError, UnknownMode};
 use super::few::Few;
-use super::floor::{Policy, Seen};
+use super::floor::{self, Policy, Seen};
 use super::losers::Losers;
 use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
 use super::reconcile::Snapshot;
@@ -129,6 +129,23 @@ pub struct Wanted {
     pub family: Family,
     pub peer: Eid,
     pub run: Run,
+}
+
+impl Apply {
+    /// No records, but a cursor to forget: the source is followed from the beginning.
+    pub fn forgetting(source: Eid, family: Family, mode: Mode, classes: Classes) -> Self {
+        Self {
+            source,
+            crossing: false,
+            family,
+            mode,
+            since: None,
+            floor: None,
+            records: Vec::new(),
+            cursor: None,
+            drop_cursor: Some(classes),
+        }
+    }
 }
 
 /// Writes of an attached server, and the adapter's own rows that tell of them: one transaction, or none of
@@ -617,7 +634,7 @@ fn load<R: Read>(
     let floors = read.floors()?;
     for family in families.marks().keys().cloned().collect::<Vec<_>>() {
         let local = floors.get(&family).copied().unwrap_or_default();
-        families.set_floor(&family, standing_floor(settings, &books, &family, local));
+        families.set_floor(&family, floor::standing(&books, &family, local));
     }
     let mut quarantined = 0;
     read.quarantine(&mut |_| {
@@ -644,14 +661,6 @@ fn load<R: Read>(
     Ok((ledger, sketches))
 }
 
-/// A family's floor as it is exchanged.
-pub(super) fn standing_floor(settings: &Settings, books: &Books, family: &Family, local: LocalFloor) -> Floor {
-    // Neither the run, the tombstones nor the time decide what is to be adopted.
-    let seen =
-        Seen { me: settings.eid, run: Run(0), books, family, local, tombstones: 0, policy: settings.policy, now: 0 };
-    Floor { adopted: local.adopted, rising: seen.pending().is_some() }
-}
-
 impl Ledger {
     /// Whether the books say of this node that it is a member and shares what it shares. They do not when a disk was put
     /// back from before the family was unshared.
@@ -659,9 +668,18 @@ impl Ledger {
         let shares = |family: &Family| self.books.of(family).sharers.contains_key(&me);
         self.books.members.contains_key(&me) && self.families.marks().keys().all(shares)
     }
-}
 
-impl Ledger {
+    /// What this store knows of a family's floor.
+    pub fn local_floor(&self, family: &Family) -> LocalFloor {
+        self.floors.get(family).copied().unwrap_or_default()
+    }
+
+    /// A family as what decides on its floor wants to see it.
+    pub fn seen<'a>(&'a self, family: &'a Family, me: Eid, run: Run, policy: Policy, now: UnixMs) -> Seen<'a> {
+        let tombstones = self.tallies.get(family).map_or(0, |tally| tally.tombstones);
+        Seen { me, run, books: &self.books, family, local: self.local_floor(family), tombstones, policy, now }
+    }
+
     /// The modes in which live members share families, as this node was last told.
     pub fn elsewhere(&self) -> &BTreeMap<Family, Vec<(Eid, Mode)>> {
         &self.elsewhere

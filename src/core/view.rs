@@ -151,7 +151,7 @@ impl<R: Read> View<R> {
         let value = stored.register.value()?.clone();
         let shared = self.families.of_record(&key).map(|(_, mark)| mark.mode);
         let path = match key.owner {
-            Some(owner) if under_eid || owner != self.eid => match Path::new(&format!("/{owner}{}", key.path)) {
+            Some(owner) if under_eid || owner != self.eid => match Path::new(&key.text_under_eid()) {
                 Ok(path) => path,
                 // The plain path just fits the protocol's maximum and the EID before it does not: it can be
                 // shared and exported, but not shown.

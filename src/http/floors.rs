@@ -48,9 +48,7 @@ pub async fn stand<R: Reads>(
     let eid: Eid = eid.parse().map_err(|error| bad(format!("'{eid}' is no EID: {error}")))?;
     let body = api.whole(body, STANDING_BODY_MAX_BYTES, || bad(wanted.to_string())).await?;
     let body: StandingJson = serde_json::from_slice(&body).map_err(|error| bad(format!("{wanted}: {error}")))?;
-    let standings = [Standing::Admitted, Standing::Decommissioned];
-    let standing = standings.into_iter().find(|standing| standing.as_str() == body.standing);
-    let standing = standing.ok_or_else(|| bad(wanted.to_string()))?;
+    let standing = Standing::named(&body.standing).ok_or_else(|| bad(wanted.to_string()))?;
     noted(api.submit(Input::Standing { eid, standing }).await?)?;
     Ok(Json(StandingJson { standing: standing.as_str().to_string() }).into_response())
 }
@@ -105,7 +103,7 @@ fn doubted<R: Reads>(api: &Api<R>, uri: &Uri) -> Result<(Path, RecordKey), Probl
 
 fn doubtful(key: &RecordKey, quarantined: &Quarantined) -> Doubtful {
     Doubtful {
-        path: key.owner.map_or_else(|| key.path.to_string(), |owner| format!("/{owner}{}", key.path)),
+        path: key.text_under_eid(),
         owner: key.owner,
         value: quarantined.register.value().map(ToString::to_string),
         stamp: quarantined.register.stamp().to_string(),

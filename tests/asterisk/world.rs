@@ -1,8 +1,9 @@
 //! Nodes with an Asterisk beside each.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use kinfolk::cli::demo::fleet;
 use kinfolk::core::eid::Eid;
 use kinfolk::core::family::Mode;
 use kinfolk::status::{AdapterStatus, AsteriskStatus};
@@ -25,15 +26,8 @@ pub struct World {
     pub sip: Vec<SocketAddr>,
 }
 
-/// A UDP port that was free just now, below those that systems draw.
 pub fn free_port() -> SocketAddr {
-    loop {
-        let port = 10_000 + (common::random() % 5_000) as u16;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
+    fleet::free_port().expect("a free port")
 }
 
 pub fn asterisk_eid(node: usize) -> Eid {

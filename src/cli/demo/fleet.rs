@@ -491,7 +491,7 @@ impl Drop for Fleet {
 /// An address on loopback that is free for both UDP and TCP just now, and that this program has not had before: who was
 /// given one may not listen there yet.
 #[expect(clippy::disallowed_methods, reason = "two fleets on one machine should not try the same ports")]
-fn free_port() -> Result<SocketAddr, FleetError> {
+pub fn free_port() -> Result<SocketAddr, FleetError> {
     static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     (0..PORT_TRIES)

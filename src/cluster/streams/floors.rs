@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::Shared;
 use super::reconcile::{Compared, reconcile};
 use crate::core::path::Family;
-use crate::core::reconcile::{Ended, Peer};
 use crate::core::replica::{Input, Outcome, Verified, Wanted};
 use crate::core::storage::Reads;
 
@@ -49,14 +48,12 @@ async fn submit<R: Reads>(room: &Shared<R>, input: Input) -> Vec<Wanted> {
 
 async fn verify<R: Reads>(room: &Shared<R>, wanted: Wanted) -> Option<Verified> {
     let Wanted { family, peer, run } = wanted;
-    let site = room.mesh.peers().borrow().get(&peer).map(|peer| peer.site.clone())?;
-    let crossing = site != room.mesh.config().site;
+    let collector = room.peer(peer)?;
     // The collector has to know whom this node exchanges the family with, before it counts on having asked everyone.
-    let books = reconcile(room, Peer { eid: peer, crossing }, &Family::books()).await.ok()?;
+    let books = reconcile(room, collector, &Family::books()).await.ok()?;
     if !books.ended.is_verified() {
         return None;
     }
-    let Compared { ended, own_head } = reconcile(room, Peer { eid: peer, crossing }, &family).await.ok()?;
-    let (Ended::Equal { run: theirs, .. } | Ended::Reconciled { run: theirs, .. }) = ended else { return None };
-    (theirs == run).then_some(Verified { family, peer, run, head: own_head })
+    let Compared { ended, own_head } = reconcile(room, collector, &family).await.ok()?;
+    (ended.verified_run() == Some(run)).then_some(Verified { family, peer, run, head: own_head })
 }

@@ -196,9 +196,8 @@ async fn verify<R: Reads>(
     refetch: mpsc::Sender<(Eid, Family)>,
     ended: mpsc::Sender<(Family, Eid, Verdict)>,
 ) {
-    let site = room.mesh.peers().borrow().get(&eid).map(|peer| peer.site.clone());
-    let crossing = site.is_some_and(|site| site != room.mesh.config().site);
-    let result = reconcile(&room, Peer { eid, crossing }, &family).await;
+    let peer = room.peer(eid).unwrap_or(Peer { eid, crossing: false });
+    let result = reconcile(&room, peer, &family).await;
     if matches!(result, Ok(Compared { ended: Ended::Everything, .. })) {
         let _ = refetch.send((eid, family.clone())).await;
     }

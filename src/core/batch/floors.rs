@@ -8,11 +8,11 @@ use crate::core::books::Step as RoundStep;
 use crate::core::books::{Entry, Note, Standing};
 use crate::core::clock::Hlc;
 use crate::core::eid::Eid;
-use crate::core::floor::{Move, Seen};
+use crate::core::floor::{self, Move, Seen};
 use crate::core::path::{Family, Path};
 use crate::core::record::{RecordKey, Stored};
 use crate::core::register::Register;
-use crate::core::replica::{Outcome, Refusal, Verified, Wanted, standing_floor};
+use crate::core::replica::{Outcome, Refusal, Verified, Wanted};
 use crate::core::storage::{LocalFloor, Span, StoreError, Write};
 
 /// How many records one batch looks at for the adoption of a floor, and how many of them it changes at most.
@@ -28,36 +28,22 @@ struct Below {
 
 impl<W: Write> Batch<'_, W> {
     pub(super) fn seen<'b>(&'b self, family: &'b Family) -> Seen<'b> {
-        Seen {
-            me: self.settings.eid,
-            run: self.run,
-            books: &self.ledger.books,
-            family,
-            local: self.local_floor(family),
-            tombstones: self.ledger.tallies.get(family).map_or(0, |tally| tally.tombstones),
-            policy: self.settings.policy,
-            now: self.now,
-        }
-    }
-
-    fn local_floor(&self, family: &Family) -> LocalFloor {
-        self.ledger.floors.get(family).copied().unwrap_or_default()
+        self.ledger.seen(family, self.settings.eid, self.run, self.settings.policy, self.now)
     }
 
     // ---- the books ----------------------------------------------------------------------------
 
     /// A record of the books has changed: what it says of floors takes effect with this batch.
     pub(super) fn note_in_books(&mut self, path: &Path, register: &Register) {
-        Arc::make_mut(&mut self.ledger.books).note(path, register);
-        let shared: Vec<Family> = self.families().marks().keys().cloned().collect();
-        for family in shared {
+        let told = Arc::make_mut(&mut self.ledger.books).note(path, register);
+        if let Some(family) = told.filter(|family| self.families().mark(family).is_some()) {
             self.refresh_floor(&family);
         }
     }
 
     /// Streams end when the floor that they were opened at is not in force any more, as they do when marks change.
     fn refresh_floor(&mut self, family: &Family) {
-        let floor = standing_floor(self.settings, &self.ledger.books, family, self.local_floor(family));
+        let floor = floor::standing(&self.ledger.books, family, self.ledger.local_floor(family));
         if self.ledger.families.floor_of(family) != (!floor.rising).then_some(floor.adopted) {
             Arc::make_mut(&mut self.ledger.families).set_floor(family, floor);
             self.marks_changed = true;
@@ -149,7 +135,7 @@ impl<W: Write> Batch<'_, W> {
     /// Steps on until there is something to wait for; gives the verify that is waited for.
     fn step_on(&mut self, family: &Family, verified: Option<&Verified>) -> Result<Option<Wanted>, StoreError> {
         loop {
-            let before = (self.ledger.head, self.local_floor(family));
+            let before = (self.ledger.head, self.ledger.local_floor(family));
             match self.seen(family).next_move() {
                 Move::Wait => {
                     self.ledger.waits.remove(family);
@@ -173,14 +159,14 @@ impl<W: Write> Batch<'_, W> {
                     return Ok(None);
                 }
             }
-            if before == (self.ledger.head, self.local_floor(family)) {
+            if before == (self.ledger.head, self.ledger.local_floor(family)) {
                 return Ok(None);
             }
         }
     }
 
     fn note(&mut self, family: &Family, note: Note) -> Result<(), StoreError> {
-        let local = self.local_floor(family);
+        let local = self.ledger.local_floor(family);
         let target = note.round.target;
         let floor = match note.step {
             RoundStep::Promised => local,
@@ -235,7 +221,7 @@ impl<W: Write> Batch<'_, W> {
         if !took_part {
             self.forget_cursors(family)?;
         }
-        let local = self.local_floor(family);
+        let local = self.ledger.local_floor(family);
         self.set_local_floor(family, Some(LocalFloor { adopted: floor, ..local }))?;
         self.refresh_floor(family);
         Ok(ControlFlow::Break(()))

@@ -48,8 +48,7 @@ impl<W: Write> Batch<'_, W> {
         let Some(quarantined) = self.write.quarantined(&key)? else { return Ok(Err(Refusal::NotQuarantined)) };
         let path = key.path.clone();
         if key != self.own_key(path.clone()) {
-            let path = key.owner.map_or(path.to_string(), |owner| format!("/{owner}{path}"));
-            return Ok(Err(Refusal::UnderEid { path }));
+            return Ok(Err(Refusal::UnderEid { path: key.text_under_eid() }));
         }
         let outcome = match quarantined.register.value() {
             Some(value) => self.put(path, value.clone())?,

@@ -11,27 +11,16 @@ use crate::store::writer::Published;
 
 impl<R: Reads> Reporter<R> {
     pub(super) fn floor(&self, published: &Published, family: &Family) -> FloorStatus {
-        let local = published.ledger.floors.get(family).copied().unwrap_or_default();
         let seen = self.seen(published, family);
         FloorStatus {
-            unix_ms: Some(local.adopted.unix_ms()).filter(|unix_ms| *unix_ms > 0),
+            unix_ms: Some(seen.local.adopted.unix_ms()).filter(|unix_ms| *unix_ms > 0),
             adopting: seen.pending().is_some(),
             pinned: seen.pinned().map(|pinned| pinned_status(pinned, seen.now)),
         }
     }
 
     fn seen<'a>(&self, published: &'a Published, family: &'a Family) -> Seen<'a> {
-        let ledger = &published.ledger;
-        Seen {
-            me: self.database.eid(),
-            run: published.run,
-            books: &ledger.books,
-            family,
-            local: ledger.floors.get(family).copied().unwrap_or_default(),
-            tombstones: ledger.tallies.get(family).map_or(0, |tally| tally.tombstones),
-            policy: self.policy,
-            now: unix_ms(),
-        }
+        published.ledger.seen(family, self.database.eid(), published.run, self.policy, unix_ms())
     }
 
     /// Who keeps tombstones from being dropped for longer than a round takes, and what waits for the operator.
