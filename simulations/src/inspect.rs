@@ -177,7 +177,8 @@ impl World {
         let name = &self.families[family].0;
         let sharing = self.sharing(family, mode);
         // A node carries on only what it shares: without a path over such nodes nothing is promised.
-        let group = components(self.hosts.len(), |host| sharing.contains(&host), |a, b| self.net.open_both_ways(a, b));
+        let open = |a, b| self.net.open_both_ways(a, b) && self.admit_each_other(a, b, family);
+        let group = components(self.hosts.len(), |host| sharing.contains(&host), open);
         if self.phase != Phase::Faults && sharing.iter().any(|host| group[*host] != group[sharing[0]]) {
             return (Vec::new(), 0);
         }
@@ -215,6 +216,13 @@ impl World {
             }
         }
         (lags, exempt)
+    }
+
+    /// Whether two nodes exchange a family at all. Without verifies a node whose disk was put back never hears what it wrote
+    /// since, so that it may take itself for a sharer while the books of all others say that it ended that.
+    fn admit_each_other(&self, a: HostId, b: HostId, family: FamilyIx) -> bool {
+        let lost = self.acknowledged.losses > 0 && !self.history.verify.mode.repairs();
+        !lost || (self.knows(a, b, family) && self.knows(b, a, family))
     }
 
     /// After the healing, once a second: are all replicas equal?

@@ -46,10 +46,19 @@ pub struct Session {
 
 type Held = BTreeMap<RecordKey, Stamp>;
 
-/// What the two sides of a stream held when they compared, and which processes they were.
+/// What the two sides of a stream were when they compared.
 pub struct Compared {
-    opener: (HostId, u32, Held),
-    answerer: Option<(HostId, u32, Held)>,
+    opener: Side,
+    answerer: Option<Side>,
+}
+
+/// What a side held, under which sharing, and which process it was.
+struct Side {
+    node: HostId,
+    incarnation: u32,
+    family: FamilyIx,
+    since: u64,
+    held: Held,
 }
 
 impl World {
@@ -67,7 +76,7 @@ impl World {
         }
         let name = self.families[family].0.clone();
         let crossing = !self.near(node, peer);
-        let (eid, incarnation) = (self.hosts[peer].eid, self.hosts[node].incarnation);
+        let eid = self.hosts[peer].eid;
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let Some(snapshot) = process.replica.snapshot(&name).expect("memory reads") else { return Ok(None) };
         self.streams += 1;
@@ -82,12 +91,23 @@ impl World {
             follow.waiting.clear();
         }
         if self.history.checking.each_commit {
-            let held = self.held(node, family);
-            self.compared.insert(stream, Compared { opener: (node, incarnation, held), answerer: None });
+            let opener = self.side(node, family);
+            self.compared.insert(stream, Compared { opener, answerer: None });
         }
         self.schedule(SESSION_MAX_US, Event::ReconcileOver { node, stream, opened: true });
         self.step(node, stream, true)?;
         Ok(Some(stream))
+    }
+
+    fn side(&self, node: HostId, family: FamilyIx) -> Side {
+        let (incarnation, since) = (self.hosts[node].incarnation, self.since(node, family));
+        Side { node, incarnation, family, since, held: self.held(node, family) }
+    }
+
+    /// The sharing of a family that is in force.
+    fn since(&self, node: HostId, family: FamilyIx) -> u64 {
+        let process = self.hosts[node].process.as_ref().expect("it is up");
+        process.replica.ledger().families.since_of(&self.families[family].0)
     }
 
     fn held(&self, node: HostId, family: FamilyIx) -> Held {
@@ -244,8 +264,7 @@ impl World {
 
     fn answer(&mut self, node: HostId, peer: HostId, family: FamilyIx, stream: u64, ask: &Compare) -> Checked {
         let crossing = !self.near(node, peer);
-        let (eid, incarnation, max) =
-            (self.hosts[peer].eid, self.hosts[node].incarnation, self.history.verify.times.served_max);
+        let (eid, max) = (self.hosts[peer].eid, self.history.verify.times.served_max);
         let known = self.knows(node, peer, family);
         let process = self.hosts[node].process.as_mut().expect("it is up");
         let serving = process.verifying.sessions.keys().filter(|(_, opened)| !opened).count();
@@ -263,9 +282,9 @@ impl World {
                 session.next_in = 1;
                 process.verifying.sessions.insert((stream, false), session);
                 self.schedule(SESSION_MAX_US, Event::ReconcileOver { node, stream, opened: false });
-                let held = self.history.checking.each_commit.then(|| self.held(node, family));
-                if let (Some(compared), Some(held)) = (self.compared.get_mut(&stream), held) {
-                    compared.answerer = Some((node, incarnation, held));
+                let answerer = self.history.checking.each_commit.then(|| self.side(node, family));
+                if let Some(compared) = self.compared.get_mut(&stream) {
+                    compared.answerer = answerer;
                 }
                 self.step(node, stream, false)
             }
@@ -407,12 +426,14 @@ impl World {
         *count += 1;
     }
 
-    /// After a verify each side durably has what the other had when they compared, or something newer.
+    /// After a verify each side durably has what the other had when they compared, or something newer. A side that has
+    /// ended its sharing since, and shares anew, may have let go of it; a starved peer hears of the verify's end after that.
     fn claim_is_true(&self, compared: Option<Compared>, ended: &Ended) -> Checked {
         let Some(Compared { opener, answerer: Some(answerer) }) = compared else { return Ok(()) };
-        for ((holder, incarnation, _), (_, _, wanted)) in [(&opener, &answerer), (&answerer, &opener)] {
-            let host = &self.hosts[*holder];
-            if host.incarnation != *incarnation || !host.up() {
+        for (holder, wanted) in [(&opener, &answerer.held), (&answerer, &opener.held)] {
+            let Side { node, incarnation, family, since, .. } = *holder;
+            let host = &self.hosts[node];
+            if host.incarnation != incarnation || !host.up() || self.since(node, family) != since {
                 continue;
             }
             let lacking = wanted.iter().find(|(key, stamp)| {
@@ -421,7 +442,7 @@ impl World {
                 shared && !below && host.model.held.get(key).is_none_or(|held| held.stamp < **stamp)
             });
             ensure(lacking.is_none(), Check::VerifiedTrue, || {
-                format!("node {holder} lacks {lacking:?} after {ended:?}")
+                format!("node {node} lacks {lacking:?} after {ended:?}")
             })?;
         }
         Ok(())
