@@ -316,7 +316,7 @@ impl World {
                 address: String::new(),
                 protocol_version: 1,
                 version: String::new(),
-                families: (*told.families).clone(),
+                families: told.families.clone(),
                 roots: Default::default(),
                 head: 0,
                 unreached: (*told.unreached).clone(),

@@ -219,8 +219,8 @@ impl World {
     fn clock_is_sane(&self, node: HostId, seen: Option<Hlc>) -> Checked {
         let process = self.hosts[node].process.as_ref().expect("it is up");
         let last = process.replica.clock_last().unix_ms();
-        // One millisecond for a counter that carried.
-        let limit = process.wall_max + MAX_CLOCK_DRIFT_MS + 1;
+        // One millisecond for a counter that carried. There is no stamp from before the epoch, where a wall clock may be.
+        let limit = (process.wall_max + MAX_CLOCK_DRIFT_MS).max(Hlc::ZERO.unix_ms()) + 1;
         ensure(last <= limit, Check::ClockSane, || {
             format!("node {node}: the clock stands {} ms beyond the drift limit", last - limit)
         })?;

@@ -93,6 +93,8 @@ impl Far {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::core::storage::Run;
 
@@ -106,7 +108,7 @@ mod tests {
             address: "far.example:7480".into(),
             protocol_version: 1,
             version: "1".into(),
-            families: BTreeMap::new(),
+            families: Arc::default(),
             roots: BTreeMap::new(),
             head: 0,
             unreached: BTreeSet::new(),

@@ -3,6 +3,7 @@
 //! Never here: records. Invariant: what others gossip is bounded and plain, or it is ignored and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::core::codec::PROTOCOL_VERSION;
 use crate::core::eid::Eid;
@@ -100,6 +101,7 @@ impl Own {
     fn of(member: &Member) -> Self {
         let Member { site, address, version, run, families, unreached, settled, .. } = member.clone();
         let (roots, met) = (BTreeMap::new(), BTreeMap::new());
+        let families = Arc::unwrap_or_clone(families);
         Self { site, address, version, run, head: 0, families, roots, unreached, settled, met }
     }
 
@@ -236,7 +238,7 @@ impl Found {
             address: self.address?,
             protocol_version: self.protocol_version?,
             version: self.version,
-            families: self.families,
+            families: self.families.into(),
             roots: self.roots,
             head: self.head,
             unreached: self.unreached,
@@ -323,7 +325,7 @@ mod tests {
         assert_eq!((ignored, left_out, claims), (0, 0, Vec::new()));
         assert_eq!(met, own().met);
         assert_eq!((member.site, member.address, member.version), (own().site, own().address, own().version));
-        assert_eq!((member.run, member.head, member.families), (own().run, own().head, own().families));
+        assert_eq!((member.run, member.head, &*member.families), (own().run, own().head, &own().families));
         assert_eq!(member.roots, own().roots);
         assert_eq!((&member.unreached, member.settled), (&own().unreached, own().settled));
         assert_eq!(member.protocol_version, PROTOCOL_VERSION);
@@ -377,7 +379,7 @@ mod tests {
         let Read { member, ignored, .. } = read(EID, pairs(&values));
         let member = member.expect("complete");
         assert_eq!(ignored, 5);
-        assert_eq!((member.head, member.families), (0, own().families));
+        assert_eq!((member.head, &*member.families), (0, &own().families));
     }
 
     #[test]

@@ -245,7 +245,7 @@ mod tests {
             address: "far.example:7480".into(),
             protocol_version: 1,
             version: "1".into(),
-            families: BTreeMap::new(),
+            families: Arc::default(),
             roots: BTreeMap::new(),
             head: 5,
             unreached: BTreeSet::new(),

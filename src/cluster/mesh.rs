@@ -299,7 +299,7 @@ impl Mesh {
             return members;
         }
         let trusted = members.iter().cloned().map(|mut member| {
-            member.families.retain(|family, _| self.allows(member.eid, family));
+            Arc::make_mut(&mut member.families).retain(|family, _| self.allows(member.eid, family));
             member
         });
         Arc::new(trusted.collect())

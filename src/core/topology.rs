@@ -16,6 +16,7 @@ pub mod rings;
 mod sites;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use self::patience::{Loss, Losses, Patience};
 pub use self::probation::Probation;
@@ -39,7 +40,8 @@ pub struct Member {
     pub protocol_version: u8,
     /// Version of the program, for people.
     pub version: String,
-    pub families: BTreeMap<Family, Mode>,
+    /// Behind an [`Arc`], since a simulated cluster of a thousand nodes knows a million members.
+    pub families: Arc<Shared>,
     /// The root of what it has of each family, the books included, as last gossiped.
     pub roots: BTreeMap<Family, Root>,
     /// The head of its change feed, as last gossiped.
@@ -124,7 +126,7 @@ pub fn plan(me: Me<'_>, shared: &Shared, members: &[Member], losses: &Losses) ->
 pub fn modes_elsewhere(members: &[Member]) -> BTreeMap<Family, Vec<(Eid, Mode)>> {
     let mut modes: BTreeMap<Family, Vec<(Eid, Mode)>> = BTreeMap::new();
     for member in members.iter().filter(|member| member.live) {
-        for (family, mode) in &member.families {
+        for (family, mode) in member.families.iter() {
             modes.entry(family.clone()).or_default().push((member.eid, *mode));
         }
     }

@@ -64,7 +64,7 @@ async fn three_nodes_learn_of_each_other_and_of_what_they_share_through_one_seed
     })
     .await;
     eventually("three knows what two shares", SOON, || {
-        member(&gossips[2], 2).is_some_and(|member| member.head == 42 && member.families == shared)
+        member(&gossips[2], 2).is_some_and(|member| member.head == 42 && *member.families == shared)
     })
     .await;
     let seen = member(&gossips[2], 2).expect("just seen");
@@ -74,7 +74,7 @@ async fn three_nodes_learn_of_each_other_and_of_what_they_share_through_one_seed
     let fewer = families(&[("foo", Mode::Global)]);
     gossips[1].set_families(&fewer);
     eventually("a family taken back disappears", SOON, || {
-        member(&gossips[2], 2).is_some_and(|member| member.families == fewer)
+        member(&gossips[2], 2).is_some_and(|member| *member.families == fewer)
     })
     .await;
     assert_eq!(gossips[0].members().borrow().len(), 2, "a node is not its own member");

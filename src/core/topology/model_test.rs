@@ -77,7 +77,7 @@ impl World {
                 address: String::new(),
                 protocol_version: 1,
                 version: String::new(),
-                families: [(family(), Mode::Global)].into(),
+                families: Arc::new([(family(), Mode::Global)].into()),
                 roots: BTreeMap::new(),
                 head: 0,
                 unreached: missed(of).map(|(eid, _)| *eid).collect(),

@@ -22,7 +22,7 @@ pub(super) fn member(last: u8, site: &str, families: &[(&str, Mode)]) -> Member 
         address: format!("127.0.0.1:{last}"),
         protocol_version: 1,
         version: "0".into(),
-        families: shared(families),
+        families: shared(families).into(),
         roots: BTreeMap::new(),
         head: 0,
         unreached: BTreeSet::new(),
