@@ -39,6 +39,7 @@ fn a_million_keys_cost_a_node_no_more_memory_than_their_texts_and_64_bytes_each(
         assert!(reply.ok(), "{}", reply.detail());
     }
     let written = resident_bytes(fleet.pid(0).expect("it runs"));
+    fleet.stop(0).expect("it stops");
     fleet.restart(0).expect("it starts again");
     fleet.wait_ready(0).expect("ready");
     let opened = resident_bytes(fleet.pid(0).expect("it runs"));

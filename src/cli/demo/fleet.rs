@@ -298,6 +298,10 @@ impl Fleet {
 
     /// Starts a node that is down, with the data it has, and waits until it is ready.
     pub fn restart(&mut self, node: usize) -> Result<(), FleetError> {
+        if self.members[node].child.is_some() && self.exit_status(node)?.is_none() {
+            // Nobody would end the one that runs.
+            return Err(FleetError::Other(format!("node {} runs already: stop it first", self.eid(node))));
+        }
         self.spawn(node)?;
         self.wait_ready(node)
     }
