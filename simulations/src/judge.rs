@@ -353,6 +353,8 @@ impl<R: Read> Judge<'_, R> {
             if self.is_barred(&record.key, stamp) {
                 expected.barred += 1;
                 self.note_arrival(stamp);
+                // Also what is not taken tells that two nodes bear one EID.
+                self.note_duplicate(&record.key, stamp);
                 continue;
             }
             self.merge(&record.key, stamp, record.register.is_tombstone(), class, false, &mut expected);
@@ -379,13 +381,9 @@ impl<R: Read> Judge<'_, R> {
     ) {
         self.touched.insert(key.clone());
         self.note_arrival(stamp);
+        self.note_duplicate(key, stamp);
         let before = self.model.held.get(key).copied();
         if let Some(before) = before {
-            let same_moment = (before.stamp.hlc, before.stamp.eid) == (stamp.hlc, stamp.eid);
-            if same_moment && before.stamp != stamp {
-                self.duplicates.insert(stamp.eid);
-                self.branches.duplicate_eid += 1;
-            }
             if stamp <= before.stamp {
                 self.model.see(key, stamp);
                 let same = stamp == before.stamp;
@@ -401,6 +399,15 @@ impl<R: Read> Judge<'_, R> {
         *if before.is_some() { &mut self.branches.won_over } else { &mut self.branches.won_fresh } += 1;
         merges.won += 1;
         self.hold(key.clone(), Held { stamp, tombstone, class, origin });
+    }
+
+    fn note_duplicate(&mut self, key: &RecordKey, stamp: Stamp) {
+        let before = self.model.held.get(key).map(|held| held.stamp);
+        let twice = before.is_some_and(|before| (before.hlc, before.eid) == (stamp.hlc, stamp.eid) && before != stamp);
+        if twice {
+            self.duplicates.insert(stamp.eid);
+            self.branches.duplicate_eid += 1;
+        }
     }
 
     fn note_arrival(&mut self, stamp: Stamp) {
