@@ -383,18 +383,18 @@ impl<R: Read> Judge<'_, R> {
         self.note_arrival(stamp);
         self.note_duplicate(key, stamp);
         let before = self.model.held.get(key).copied();
-        if let Some(before) = before {
-            if stamp <= before.stamp {
-                self.model.see(key, stamp);
-                let same = stamp == before.stamp;
-                // What came over another site first, and now from this one, is kept as this one's.
-                if same && before.class == Class::Far && class == Class::Near {
-                    self.hold(key.clone(), Held { class, ..before });
-                }
-                *if same { &mut merges.same } else { &mut merges.lost } += 1;
-                *if same { &mut self.branches.same } else { &mut self.branches.lost } += 1;
-                return;
+        if let Some(before) = before
+            && stamp <= before.stamp
+        {
+            self.model.see(key, stamp);
+            let same = stamp == before.stamp;
+            // What came over another site first, and now from this one, is kept as this one's.
+            if same && before.class == Class::Far && class == Class::Near {
+                self.hold(key.clone(), Held { class, ..before });
             }
+            *if same { &mut merges.same } else { &mut merges.lost } += 1;
+            *if same { &mut self.branches.same } else { &mut self.branches.lost } += 1;
+            return;
         }
         *if before.is_some() { &mut self.branches.won_over } else { &mut self.branches.won_fresh } += 1;
         merges.won += 1;
