@@ -279,14 +279,20 @@ impl Seen<'_> {
         let members: BTreeMap<_, _> = self.books.sharers(self.family).collect();
         let under_way = self.round().is_some_and(|round| {
             let gathered = self.step_of(self.me, &round.id) >= Some(Step::Gathered);
-            let joined = !gathered && members.keys().any(|eid| !round.members.contains_key(eid));
-            (round.id.run == self.run) && round.id.target <= due && !joined
+            // Whoever has unshared and shared again has joined too; a collector that has leads its round no further.
+            let joined = !gathered && members.iter().any(|(eid, share)| round.members.get(eid) != Some(share));
+            let leads = self.counted(round).any(|eid| eid == self.me);
+            (round.id.run == self.run) && round.id.target <= due && leads && !joined
         });
         if under_way {
             return None;
         }
+        // A round that did not come to its end has members that take nothing below its target from others: they wait
+        // for one that does, whether or not this node has anything to purge.
+        let unfinished = self.of().round.as_ref().is_some_and(|round| round.id.target > self.floor());
+        let worth_it = self.is_due(due) || (unfinished && members.len() > 1);
         let promised = self.of().notes.values().map(|note| note.round.target).max().unwrap_or(Hlc::ZERO);
         let id = RoundId { target: due, collector: self.me, run: self.run };
-        (self.is_due(due) && due > promised).then_some(Move::Begin(Round { id, members }))
+        (worth_it && due > promised).then_some(Move::Begin(Round { id, members }))
     }
 }
