@@ -354,7 +354,7 @@ impl<R: Read> Judge<'_, R> {
                 expected.barred += 1;
                 self.note_arrival(stamp);
                 // Also what is not taken tells that two nodes bear one EID.
-                self.note_duplicate(&record.key, stamp);
+                self.note_duplicate(self.model.held.get(&record.key).copied(), stamp);
                 continue;
             }
             self.merge(&record.key, stamp, record.register.is_tombstone(), class, false, &mut expected);
@@ -381,8 +381,8 @@ impl<R: Read> Judge<'_, R> {
     ) {
         self.touched.insert(key.clone());
         self.note_arrival(stamp);
-        self.note_duplicate(key, stamp);
         let before = self.model.held.get(key).copied();
+        self.note_duplicate(before, stamp);
         if let Some(before) = before
             && stamp <= before.stamp
         {
@@ -401,10 +401,9 @@ impl<R: Read> Judge<'_, R> {
         self.hold(key.clone(), Held { stamp, tombstone, class, origin });
     }
 
-    fn note_duplicate(&mut self, key: &RecordKey, stamp: Stamp) {
-        let before = self.model.held.get(key).map(|held| held.stamp);
-        let twice = before.is_some_and(|before| (before.hlc, before.eid) == (stamp.hlc, stamp.eid) && before != stamp);
-        if twice {
+    fn note_duplicate(&mut self, before: Option<Held>, stamp: Stamp) {
+        let same_moment = |before: Stamp| (before.hlc, before.eid) == (stamp.hlc, stamp.eid);
+        if before.is_some_and(|before| same_moment(before.stamp) && before.stamp != stamp) {
             self.duplicates.insert(stamp.eid);
             self.branches.duplicate_eid += 1;
         }
