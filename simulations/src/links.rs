@@ -7,7 +7,7 @@ use kinfolk::core::eid::Eid;
 use kinfolk::core::topology::{Loss, Losses, Member, Plan};
 
 use crate::check::Checked;
-use crate::clock::{MS, SECOND};
+use crate::clock::{MS, SECOND, Us};
 use crate::history::HostId;
 use crate::network::{Frame, Pair};
 use crate::rings::Hears;
@@ -104,6 +104,12 @@ impl World {
         }
     }
 
+    /// For how long nothing comes on a connection before it is given up.
+    fn silence_us(&self, a: HostId, b: HostId) -> Us {
+        let links = &self.history.links;
+        if self.near(a, b) { links.near_silence_us } else { links.idle_timeout_us }
+    }
+
     /// Breaks a connection; each side learns of it in its own time.
     pub fn break_connection(&mut self, a: HostId, b: HostId) {
         let pair = *self.net.pair(a, b);
@@ -116,8 +122,14 @@ impl World {
             .held
             .retain(|frame| (frame.from().min(frame.to()), frame.from().max(frame.to())) != (a.min(b), a.max(b)));
         for (node, peer) in [(a, b), (b, a)] {
-            let late = if self.rng.chance(500) { self.history.links.idle_timeout_us } else { 50 * MS };
-            let after = self.rng.below(late);
+            let timeout = self.silence_us(a, b);
+            let after = if self.history.links.silent_deaths {
+                // What was heard last was up to a keep-alive old.
+                timeout - self.rng.below(timeout / 4)
+            } else {
+                let late = if self.rng.chance(500) { timeout } else { 50 * MS };
+                self.rng.below(late)
+            };
             self.schedule(after, Event::ConnectionLost { node, peer, epoch });
         }
         self.consider_connecting(a, b);
@@ -390,12 +402,11 @@ impl World {
 
     /// After a partition began or ended: what is cut times out, what is free again goes on.
     pub fn links_changed(&mut self) {
-        let timeout = self.history.links.idle_timeout_us;
         for a in 0..self.hosts.len() {
             for b in a + 1..self.hosts.len() {
                 let pair = *self.net.pair(a, b);
                 if pair.up && !self.net.open_both_ways(a, b) {
-                    let after = timeout + self.rng.below(SECOND);
+                    let after = self.silence_us(a, b) + self.rng.below(SECOND);
                     self.schedule(after, Event::LinkTimeout { a, b, epoch: pair.epoch });
                 }
             }

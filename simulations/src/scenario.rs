@@ -109,6 +109,8 @@ struct LinkFile {
     far_loss_per_mille: u64,
     far_bytes_per_s: u64,
     idle_timeout_s: u64,
+    near_silence_ms: Option<u64>,
+    silent_deaths: bool,
 }
 
 impl Default for LinkFile {
@@ -120,6 +122,8 @@ impl Default for LinkFile {
             far_loss_per_mille: 1,
             far_bytes_per_s: 0,
             idle_timeout_s: 10,
+            near_silence_ms: None,
+            silent_deaths: false,
         }
     }
 }
@@ -320,6 +324,7 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
     let table = |rng: &mut Rng, [low, high]: [u64; 2]| {
         (0..16).map(|_| rng.between(low * MS, low.max(high) * MS)).collect::<Vec<_>>()
     };
+    let idle_timeout_us = file.idle_timeout_s.max(1) * SECOND;
     Links {
         near_us: table(rng, file.near_ms),
         far_us: if file.far_by_sites { even_steps(file.far_ms) } else { table(rng, file.far_ms) },
@@ -327,7 +332,9 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
         near_loss_per_mille: 0,
         far_loss_per_mille: file.far_loss_per_mille,
         far_bytes_per_s: file.far_bytes_per_s,
-        idle_timeout_us: file.idle_timeout_s.max(1) * SECOND,
+        idle_timeout_us,
+        near_silence_us: file.near_silence_ms.map_or(idle_timeout_us, |ms| ms.max(1) * MS),
+        silent_deaths: file.silent_deaths,
     }
 }
 
@@ -342,7 +349,7 @@ fn timing() -> Timing {
         view_up_us: (100 * MS, 2 * SECOND),
         view_down_us: (5 * SECOND, 12 * SECOND),
         plan_delay_us: 200 * MS,
-        late_us: SECOND,
+        late_us: 500 * MS,
         patience_us: 20 * SECOND,
         relay_after_us: 60 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),

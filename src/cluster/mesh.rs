@@ -12,6 +12,7 @@ mod access;
 mod config;
 mod dial;
 mod link;
+mod pulse;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};

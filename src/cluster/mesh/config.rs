@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::MeshError;
+use super::{MeshError, pulse};
 use crate::core::message::HELLO_TEXT_MAX_BYTES;
 use crate::core::protocol::Versions;
 use crate::core::trust::Trust;
@@ -43,6 +43,10 @@ pub struct MeshConfig {
     pub idle_timeout_ms: u64,
     /// A silent connection is kept alive this often.
     pub keep_alive_ms: u64,
+    /// Within a site: how often a connection is looked at, and the peer asked for a sign of life if nothing has come …
+    pub pulse_ms: u64,
+    /// … and after how long without one the connection is lost.
+    pub silence_ms: u64,
     /// The round trip that is assumed of a peer before it is measured: a lost first packet is sent again after
     /// three times as long (RFC 9002, 6.2).
     pub initial_round_trip_ms: u64,
@@ -100,8 +104,10 @@ impl Default for MeshConfig {
             advertise: None,
             seeds: Vec::new(),
             trust: Trust::default(),
-            idle_timeout_ms: 5_000,
+            idle_timeout_ms: 3_000,
             keep_alive_ms: 1_000,
+            pulse_ms: 300,
+            silence_ms: 1_200,
             initial_round_trip_ms: 100,
             connect_timeout_ms: 3_000,
             hello_timeout_ms: 3_000,
@@ -151,7 +157,7 @@ impl MeshConfig {
             .stream_receive_window(self.stream_window_bytes.into())
             .receive_window(self.connection_window_bytes.into())
             .send_window(self.connection_window_bytes.into())
-            .datagram_receive_buffer_size(None);
+            .datagram_receive_buffer_size(Some(pulse::RECEIVED_MAX_BYTES));
         transport
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::access::{Cut, Passed};
 use super::config::{is_plain, ms};
 use super::table::{Admission, Link, PeerInfo};
-use super::{Incoming, MeshConfig, Ring, Rings, Shared};
+use super::{Incoming, MeshConfig, Ring, Rings, Shared, pulse};
 use crate::cluster::frames::{self, FrameError};
 use crate::cluster::tls::{self, CertificateEidError, Distrust};
 use crate::core::codec::{self, Message};
@@ -29,6 +29,7 @@ pub(super) const CLOSE_REFUSED: u32 = 4;
 pub(super) const CLOSE_RECHECKED: u32 = 5;
 pub(super) const CLOSE_RING_FULL: u32 = 6;
 pub(super) const CLOSE_UNNEEDED: u32 = 7;
+pub(super) const CLOSE_SILENT: u32 = 8;
 
 /// TLS alerts are told as QUIC transport errors of this range (RFC 9001, 4.8).
 const TLS_ALERTS: std::ops::Range<u64> = 0x100..0x200;
@@ -287,8 +288,10 @@ pub(super) async fn serve(shared: Arc<Shared>, greeted: Greeted) {
         %peer, run = %info.run, site = info.site, remote = %info.remote, dialled = info.dialled, protocol = info.protocol,
         link = format_args!("{:016x}", info.link), "connected"
     );
+    let near = info.site == shared.config.site;
     let ended = tokio::select! {
         ended = connection.closed() => ended,
+        ended = pulse::watch(&shared.config, peer, &connection), if near => ended,
         ended = hand_on_streams(&shared, &connection, peer, &info) => ended,
         ended = receive_gossip(&shared, &connection, peer, &info) => ended,
         ended = send_gossip(&shared, &connection, gossip) => ended,

@@ -312,6 +312,27 @@ async fn a_dead_peer_is_let_go_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_mate_that_dies_is_let_go_long_before_the_idle_timeout_and_a_node_of_another_site_is_not() {
+    let ca = Ca::new();
+    let near = MeshConfig { idle_timeout_ms: 60_000, ..config() };
+    let far = MeshConfig { site: "elsewhere".into(), ..near.clone() };
+    let one = Node::start(near.clone(), ca.identity(1), 11).await;
+    let seeds = vec![one.address()];
+    let mate = Mortal::start(MeshConfig { seeds: seeds.clone(), ..near.clone() }, ca.identity(2), 22).await;
+    let distant = Mortal::start(MeshConfig { seeds: seeds.clone(), ..far }, ca.identity(3), 33).await;
+    let _alive = Node::start(MeshConfig { seeds, ..near }, ca.identity(4), 44).await;
+    for last in 2..=4 {
+        one.connected(last).await;
+    }
+    let of_the_living = one.peer(4).expect("connected").link;
+    mate.kill();
+    distant.kill();
+    eventually("the dead mate is let go", SOON, || one.peer(2).is_none()).await;
+    assert!(one.peer(3).is_some(), "another site's silence may be its line's");
+    assert_eq!(one.peer(4).expect("connected").link, of_the_living, "who is quiet but alive is kept");
+}
+
+#[tokio::test]
 async fn a_node_dials_itself_once_and_raises_no_alarm() {
     let ca = Ca::new();
     let listen = {
