@@ -16,8 +16,8 @@
 //! to H were deleted meanwhile: it sets them all aside, in quarantine, and has them again from its peers where they are
 //! still alive; what does not come back stays listed. Nodes exchange a family at equal floors only.
 //!
-//! A round is void when its collector restarts (its disk may have lost what it gathered) or is not the collector any
-//! more. A member that has left (decommissioned, unshared, shared anew) is not waited for. A member that is absent is:
+//! A round is void when its collector restarts (its disk may have lost what it gathered), is not the collector any
+//! more, or has no other member left. A member that has left (decommissioned, unshared, shared anew) is not waited for. A member that is absent is:
 //! it pins the tombstones, and the status names it.
 //!
 //! Here are the decisions only, as functions of the books, what the store knows by itself, and the time. Never here:
@@ -142,11 +142,13 @@ impl Seen<'_> {
         self.local.spread >= self.floor() || mutant!(NobodyDoubts)
     }
 
-    /// The round in force: one that can still raise the floor, of the collector of now.
+    /// The round in force: one that can still raise the floor, of the collector of now. A collector whose members have
+    /// all left raises nothing: if its disk was put back, nobody told it of floors that it had raised before.
     pub fn round(&self) -> Option<&Round> {
         let round = self.of().round.as_ref()?;
         let collector = self.collector()?;
-        (round.id.collector == collector && round.id.target > self.floor()).then_some(round)
+        let alone = self.counted(round).nth(1).is_none();
+        (round.id.collector == collector && round.id.target > self.floor() && !alone).then_some(round)
     }
 
     fn collector(&self) -> Option<Eid> {

@@ -391,6 +391,24 @@ fn nothing_is_purged_by_a_node_that_is_alone() {
     assert_eq!(holds(&node, "/foo/k"), Some(None));
 }
 
+/// Its disk may have been put back, and the floors it raised before be known to those that left alone.
+#[test]
+fn a_collector_whose_members_have_all_left_raises_nothing_until_another_joins() {
+    let mut nodes = cluster(false);
+    nodes.truncate(2);
+    settle(&mut nodes, &ALL[..1], START + 11 * DAY);
+    assert!(nodes[0].ledger().books.of(&foo()).round.is_some(), "the third pins the round");
+    for last in [2, 3] {
+        let input = Input::Standing { eid: eid(last), standing: Standing::Decommissioned };
+        hand(&mut nodes[0], input, START + 11 * DAY);
+    }
+    settle(&mut nodes[..1], &[], START + 30 * DAY);
+    assert_eq!(holds(&nodes[0], "/foo/gone"), Some(None));
+    nodes[1] = member(4);
+    settle(&mut nodes, &ALL[..1], START + 31 * DAY);
+    assert!(nodes.iter().all(|node| holds(node, "/foo/gone").is_none() && holds(node, "/foo/kept") == value("v")));
+}
+
 #[test]
 fn who_is_no_member_cannot_be_decommissioned_and_nobody_decommissions_itself() {
     let mut node = member(1);
