@@ -174,16 +174,25 @@ impl World {
     /// Where replicas do not hold the winner, and how many keys are exempt: those whose greatest stamp went
     /// down with a disk, a dead origin or an unsharing before it had spread.
     pub fn lags(&self, family: FamilyIx, mode: Mode) -> (Vec<Lag>, u64) {
-        let name = &self.families[family].0;
         let sharing = self.sharing(family, mode);
+        if self.phase == Phase::Faults {
+            return self.lags_among(&sharing, family, mode);
+        }
         // A node carries on only what it shares: without a path over such nodes nothing is promised.
         let open = |a, b| self.net.open_both_ways(a, b) && self.admit_each_other(a, b, family);
         let group = components(self.hosts.len(), |host| sharing.contains(&host), open);
-        if self.phase != Phase::Faults && sharing.iter().any(|host| group[*host] != group[sharing[0]]) {
-            return (Vec::new(), 0);
-        }
+        let mut parts: BTreeMap<Option<HostId>, Vec<HostId>> = BTreeMap::new();
+        sharing.iter().for_each(|host| parts.entry(group[*host]).or_default().push(*host));
+        let whole = parts.len() < 2;
+        let (lags, exempt): (Vec<_>, Vec<_>) = parts.values().map(|part| self.lags_among(part, family, mode)).unzip();
+        // A winner that is at home in another part has not gone down with anything.
+        (lags.into_iter().flatten().collect(), if whole { exempt.iter().sum() } else { 0 })
+    }
+
+    fn lags_among(&self, sharing: &[HostId], family: FamilyIx, mode: Mode) -> (Vec<Lag>, u64) {
+        let name = &self.families[family].0;
         let mut must: BTreeMap<&RecordKey, Option<Stamp>> = BTreeMap::new();
-        for host in &sharing {
+        for host in sharing {
             for (key, held) in &self.hosts[*host].model.held {
                 if key.path.key_in(name).is_some() && exchanged(key, mode) {
                     let winner = must.entry(key).or_default();
@@ -205,10 +214,10 @@ impl World {
             let homes = sharing.iter().filter(|host| {
                 self.hosts[**host].model.held.get(key).is_some_and(|held| held.origin && held.stamp == winner)
             });
-            if homes.clone().all(|home| self.is_in_doubt(&sharing, *home, name, winner)) {
+            if homes.clone().all(|home| self.is_in_doubt(sharing, *home, name, winner)) {
                 continue;
             }
-            for host in &sharing {
+            for host in sharing {
                 let holds = self.hosts[*host].model.held.get(key).map(|held| held.stamp);
                 if holds != Some(winner) {
                     lags.push(Lag { node: *host, key: key.clone(), holds, must: winner });
