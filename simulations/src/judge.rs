@@ -207,7 +207,11 @@ impl<R: Read> Judge<'_, R> {
         }
         let may_repeat = self.acknowledged.doubled.contains(&self.me)
             || self.acknowledged.forgotten.contains(&(self.me, path.clone()));
-        let repeated = self.acknowledged.repeats(path, stamp) && !may_repeat;
+        // An import may have put a record under its owner beside the one of the path that is nobody's, with the stamp of
+        // that one: deleted at once, both are deleted with the same.
+        let twin =
+            || self.model.held.iter().any(|(other, held)| other.path == *path && *other != key && held.stamp == stamp);
+        let repeated = self.acknowledged.repeats(path, stamp) && !may_repeat && !(value.is_none() && twin());
         ensure(!repeated, Check::OneStampOnce, || format!("{path} bears the stamp {stamp} for the second time"))?;
         self.acknowledged.note(path, stamp);
         if self.model.covering(path).is_some() || path.top() == BOOKS_FAMILY {

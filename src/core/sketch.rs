@@ -12,6 +12,7 @@
 
 mod decode;
 mod family;
+mod index;
 #[cfg(test)]
 mod tests;
 mod wire;

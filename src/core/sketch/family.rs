@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decode::cells_of;
+use super::index::Index;
 use super::{CELLS_MAX, CELLS_MIN, Cell, Hashed, Item, Root, SketchKey, add_all};
 use crate::core::clock::Stamp;
 use crate::core::path::Family;
 use crate::core::record::RecordKey;
-
-/// Entries of one bucket of an index, on average at most.
-const BUCKET_ENTRIES: usize = 64;
 
 /// Items that wait, at most, to be summed at once.
 const WAITING_MAX: usize = 256;
@@ -27,78 +25,6 @@ pub fn cells_for(records: u64) -> usize {
 pub struct Summary {
     pub root: Root,
     pub records: u64,
-}
-
-/// Where each record stands in the change feed, by the hash of its key: so that the records of decoded items are
-/// found without a scan. 16 bytes a record, in buckets that a snapshot shares until they change.
-#[derive(Clone, Debug)]
-struct Index {
-    bits: u32,
-    buckets: Vec<Arc<Vec<(u64, u64)>>>,
-    entries: usize,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self { bits: 0, buckets: vec![Arc::default()], entries: 0 }
-    }
-}
-
-impl Index {
-    fn bucket_of(&self, key: u64) -> usize {
-        if self.bits == 0 { 0 } else { (key >> (64 - self.bits)) as usize }
-    }
-
-    fn insert(&mut self, key: u64, seq: u64) {
-        if self.entries >= self.buckets.len() * BUCKET_ENTRIES {
-            self.double();
-        }
-        let at = self.bucket_of(key);
-        let bucket = Arc::make_mut(&mut self.buckets[at]);
-        let place = bucket.partition_point(|entry| *entry < (key, seq));
-        bucket.insert(place, (key, seq));
-        self.entries += 1;
-    }
-
-    fn remove(&mut self, key: u64, seq: u64) {
-        let at = self.bucket_of(key);
-        let bucket = Arc::make_mut(&mut self.buckets[at]);
-        if let Ok(place) = bucket.binary_search(&(key, seq)) {
-            bucket.remove(place);
-            self.entries -= 1;
-        }
-    }
-
-    /// A record has moved in the feed: mostly there is but one of its hash, and nothing else moves.
-    fn replace(&mut self, key: u64, old: u64, new: u64) {
-        let at = self.bucket_of(key);
-        let bucket = Arc::make_mut(&mut self.buckets[at]);
-        if let Ok(place) = bucket.binary_search(&(key, old))
-            && bucket.get(place + 1).is_none_or(|next| next.0 != key)
-        {
-            bucket[place].1 = new;
-            return;
-        }
-        self.remove(key, old);
-        self.insert(key, new);
-    }
-
-    fn of(&self, key: u64) -> impl Iterator<Item = u64> {
-        let bucket = &self.buckets[self.bucket_of(key)];
-        let start = bucket.partition_point(|entry| entry.0 < key);
-        bucket[start..].iter().take_while(move |entry| entry.0 == key).map(|entry| entry.1)
-    }
-
-    fn double(&mut self) {
-        self.bits += 1;
-        let old = std::mem::take(&mut self.buckets);
-        for bucket in old {
-            let shift = 64 - self.bits;
-            let middle = bucket.partition_point(|entry| (entry.0 >> shift) & 1 == 0);
-            self.buckets.push(Arc::new(bucket[..middle].to_vec()));
-            self.buckets.push(Arc::new(bucket[middle..].to_vec()));
-        }
-    }
 }
 
 /// The sketch of one family. A clone is a snapshot: it shares what does not change.
@@ -176,10 +102,8 @@ impl Sketch {
             return self.summary == other.summary;
         }
         let cells = self.cells.len().min(other.cells.len());
-        let entries = |sketch: &Sketch| -> Vec<(u64, u64)> {
-            sketch.index.buckets.iter().flat_map(|bucket| bucket.iter().copied()).collect()
-        };
-        self.summary == other.summary && self.cells[..cells] == other.cells[..cells] && entries(self) == entries(other)
+        let entries = self.index.entries().eq(other.index.entries());
+        self.summary == other.summary && self.cells[..cells] == other.cells[..cells] && entries
     }
 }
 
