@@ -25,7 +25,7 @@ pub enum Nearby {
     Told { from: HostId, to: HostId, heard: Heard },
     Due { node: HostId, incarnation: u32, peer: HostId, heard: Heard },
     Asked { from: HostId, to: HostId, heard: Heard, missing: Missing },
-    Answered { from: HostId, to: HostId, heard: Heard, records: Vec<Record> },
+    Answered { to: HostId, heard: Heard, records: Vec<Record> },
 }
 
 /// What an applied frame brought, until it is durable.
@@ -127,9 +127,9 @@ impl World {
                 let entries = Entries { records, complete_to: heard.to, head: heard.to };
                 let bytes = codec::encode_frame(&entries).map_or(0, |frame| frame.len());
                 let records = entries.records;
-                self.send_nearby(to, from, bytes, Nearby::Answered { from: to, to: from, heard, records });
+                self.send_nearby(to, from, bytes, Nearby::Answered { to: from, heard, records });
             }
-            Nearby::Answered { from, to, heard, records } => self.nearby_fetched(from, to, &heard, records),
+            Nearby::Answered { to, heard, records } => self.nearby_fetched(to, &heard, records),
         }
         Ok(())
     }
@@ -154,8 +154,7 @@ impl World {
         }
     }
 
-    fn nearby_fetched(&mut self, from: HostId, node: HostId, heard: &Heard, records: Vec<Record>) {
-        let source = self.hosts[from].eid;
+    fn nearby_fetched(&mut self, node: HostId, heard: &Heard, records: Vec<Record>) {
         let Some(process) = &mut self.hosts[node].process else { return };
         let Some(mode) = process.replica.ledger().families.mode_of(&heard.family) else { return };
         if !process.nearby.lacks(heard) {
@@ -163,7 +162,7 @@ impl World {
         }
         process.nearby.fetched(heard);
         self.stats.fetched_nearby += records.len() as u64;
-        let apply = nearby::Nearby::apply(heard, source, mode, records);
+        let apply = nearby::Nearby::apply(heard, mode, records);
         self.submit(node, Input::Apply(apply), Waiting::Nobody);
     }
 

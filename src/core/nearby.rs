@@ -168,10 +168,11 @@ impl Nearby {
     }
 
     /// What another had, to be applied like a frame of the source but for the cursor: so nothing rests on it, and the
-    /// source's own frame that comes late finds everything as it brings it.
-    pub fn apply(heard: &Heard, from: Eid, mode: Mode, records: Vec<Record>) -> Apply {
+    /// source's own frame that comes late finds everything as it brings it. It is the source's, whoever handed it on: what a
+    /// purge floor bars of the source's, another may have barred as well, and hand on all the same.
+    pub fn apply(heard: &Heard, mode: Mode, records: Vec<Record>) -> Apply {
         Apply {
-            source: from,
+            source: heard.source,
             crossing: !mutant!(FetchedNotFar),
             family: heard.family.clone(),
             mode,

@@ -50,6 +50,14 @@ fn what_was_lost_on_the_way_is_asked_of_one_that_has_it_and_is_whole() {
     assert_eq!(there.due(&heard, 101, 50), Due::Nothing);
 }
 
+/// A purge floor bars by whose it is, and one that has barred a record still hands it on.
+#[test]
+fn what_was_fetched_is_the_source_s_whoever_handed_it_on_and_moves_no_cursor() {
+    let heard = with(&[(0, 3, 10)]).1.expect("worth telling");
+    let apply = Nearby::apply(&heard, Mode::Global, vec![record(3, 10)]);
+    assert_eq!((apply.source, apply.cursor, apply.crossing), (SOURCE, None, true));
+}
+
 #[test]
 fn what_has_come_by_itself_meanwhile_is_not_asked_for() {
     let (_, heard) = with(&[(0, 3, 10)]);

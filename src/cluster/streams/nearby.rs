@@ -215,7 +215,7 @@ async fn fetch<R: Reads>(
     if !room.nearby.lock().lacks(heard) || !room.knows(&heard.family, peer) {
         return Ok(());
     }
-    let apply = Nearby::apply(heard, peer, mode, entries.records);
+    let apply = Nearby::apply(heard, mode, entries.records);
     if let Ok(Outcome::Applied(_)) = room.database.submit(Input::Apply(apply)).await {
         room.nearby.lock().fetched(heard);
         counters.fetched_nearby.add(records);
