@@ -349,7 +349,7 @@ fn timing() -> Timing {
         view_up_us: (100 * MS, 2 * SECOND),
         view_down_us: (5 * SECOND, 12 * SECOND),
         plan_delay_us: 200 * MS,
-        late_us: 500 * MS,
+        late_us: SECOND,
         patience_us: 20 * SECOND,
         relay_after_us: 60 * SECOND,
         retry_us: (100 * MS, 2 * SECOND),

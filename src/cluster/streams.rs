@@ -72,7 +72,7 @@ pub struct StreamsConfig {
 impl Default for StreamsConfig {
     fn default() -> Self {
         Self {
-            late_patience_ms: 500,
+            late_patience_ms: 1_000,
             unreachable_patience_ms: 15_000,
             relay_after_ms: 60_000,
             wan: WanConfig::default(),
