@@ -17,8 +17,8 @@
 //! still alive; what does not come back stays listed. Nodes exchange a family at equal floors only.
 //!
 //! A round is void when its collector restarts (its disk may have lost what it gathered), is not the collector any
-//! more, or has no other member left. A member that has left (decommissioned, unshared, shared anew) is not waited for. A member that is absent is:
-//! it pins the tombstones, and the status names it.
+//! more, or has no other member left. A member that has left (decommissioned, unshared, shared anew) is not waited for.
+//! A member that is absent is: it pins the tombstones, and the status names it.
 //!
 //! Here are the decisions only, as functions of the books, what the store knows by itself, and the time. Never here:
 //! writing them down (`batch`), verifying.
