@@ -134,7 +134,7 @@ pub fn links(rng: &mut Rng) -> Links {
         (0..16).map(|n| if n == 15 { high * 10 } else { rng.between(low, high) }).collect()
     };
     let lossy = rng.chance(400);
-    let mut links = Links {
+    Links {
         near_us: table(rng, near),
         far_us: table(rng, far),
         far_by_sites: false,
@@ -142,11 +142,9 @@ pub fn links(rng: &mut Rng) -> Links {
         far_loss_per_mille: if lossy { rng.below(100) } else { 1 },
         far_bytes_per_s: *rng.pick(&[0, 0, 20_000, 1_000_000]),
         idle_timeout_us: rng.between(5, 15) * SECOND,
-        near_silence_us: 0,
+        near_silence_us: None,
         silent_deaths: false,
-    };
-    links.near_silence_us = links.idle_timeout_us;
-    links
+    }
 }
 
 pub fn timing(rng: &mut Rng) -> Timing {

@@ -112,8 +112,8 @@ pub struct Links {
     /// Bytes per second of one direction between two nodes of different sites; 0 is unlimited.
     pub far_bytes_per_s: u64,
     pub idle_timeout_us: Us,
-    /// The same between two nodes of one site, which look more often.
-    pub near_silence_us: Us,
+    /// The same between two nodes of one site, where these look more often.
+    pub near_silence_us: Option<Us>,
     /// A process dies without a word: nobody notices before a timeout. Else one peer in two is told at once.
     pub silent_deaths: bool,
 }

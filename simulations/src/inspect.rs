@@ -189,6 +189,7 @@ impl World {
         (lags.into_iter().flatten().collect(), if whole { exempt.iter().sum() } else { 0 })
     }
 
+    /// The same among hosts that can all exchange the family.
     fn lags_among(&self, sharing: &[HostId], family: FamilyIx, mode: Mode) -> (Vec<Lag>, u64) {
         let name = &self.families[family].0;
         let mut must: BTreeMap<&RecordKey, Option<Stamp>> = BTreeMap::new();

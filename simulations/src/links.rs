@@ -107,7 +107,7 @@ impl World {
     /// For how long nothing comes on a connection before it is given up.
     fn silence_us(&self, a: HostId, b: HostId) -> Us {
         let links = &self.history.links;
-        if self.near(a, b) { links.near_silence_us } else { links.idle_timeout_us }
+        links.near_silence_us.filter(|_| self.near(a, b)).unwrap_or(links.idle_timeout_us)
     }
 
     /// Breaks a connection; each side learns of it in its own time.
@@ -121,8 +121,8 @@ impl World {
         self.net
             .held
             .retain(|frame| (frame.from().min(frame.to()), frame.from().max(frame.to())) != (a.min(b), a.max(b)));
+        let timeout = self.silence_us(a, b);
         for (node, peer) in [(a, b), (b, a)] {
-            let timeout = self.silence_us(a, b);
             let after = if self.history.links.silent_deaths {
                 // What was heard last was up to a keep-alive old.
                 timeout - self.rng.below(timeout / 4)

@@ -324,7 +324,6 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
     let table = |rng: &mut Rng, [low, high]: [u64; 2]| {
         (0..16).map(|_| rng.between(low * MS, low.max(high) * MS)).collect::<Vec<_>>()
     };
-    let idle_timeout_us = file.idle_timeout_s.max(1) * SECOND;
     Links {
         near_us: table(rng, file.near_ms),
         far_us: if file.far_by_sites { even_steps(file.far_ms) } else { table(rng, file.far_ms) },
@@ -332,8 +331,8 @@ fn links(file: &LinkFile, rng: &mut Rng) -> Links {
         near_loss_per_mille: 0,
         far_loss_per_mille: file.far_loss_per_mille,
         far_bytes_per_s: file.far_bytes_per_s,
-        idle_timeout_us,
-        near_silence_us: file.near_silence_ms.map_or(idle_timeout_us, |ms| ms.max(1) * MS),
+        idle_timeout_us: file.idle_timeout_s.max(1) * SECOND,
+        near_silence_us: file.near_silence_ms.map(|ms| ms.max(1) * MS),
         silent_deaths: file.silent_deaths,
     }
 }
