@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
 use super::Shared;
@@ -24,6 +24,9 @@ use crate::core::replica::{Apply, Input, Outcome, Refusal};
 use crate::core::session::{Follower, Next, Violation};
 use crate::core::storage::{Reads, StoreError};
 use crate::store::writer::SubmitError;
+
+/// Frames that are read before it is their turn.
+const FRAMES_AHEAD_MAX: usize = 1;
 
 /// How far one followed stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,7 +211,28 @@ impl<R: Reads> Follow<R> {
         if self.crossing {
             followed.answered(&reply, follower);
         }
-        let mut next = follower.on_reply(reply)?;
+        let next = follower.on_reply(reply)?;
+        // While one frame is being written the next one is read.
+        let (ahead, frames) = mpsc::channel(FRAMES_AHEAD_MAX);
+        let ended = tokio::select! {
+            ended = self.take(frames, next, follower, &mut followed, was_current) => ended,
+            never = self.read_ahead(&mut recv, ahead) => match never {},
+        };
+        if ended.is_ok() {
+            close(send, recv);
+        }
+        ended
+    }
+
+    /// Does what the session asks for, frame by frame: the next one only when the last one is durable.
+    async fn take(
+        &self,
+        mut frames: mpsc::Receiver<Result<Entries, FrameError>>,
+        mut next: Next,
+        follower: &mut Follower,
+        followed: &mut Followed<'_, R>,
+        was_current: &mut bool,
+    ) -> Result<(), FollowError> {
         let mut brought: Option<Brought> = None;
         loop {
             match next {
@@ -217,25 +241,38 @@ impl<R: Reads> Follow<R> {
                     self.apply(apply).await?;
                     self.publish_follower(follower, was_current);
                 }
-                Next::ApplyThenReopen(apply) => {
-                    self.apply(apply).await?;
-                    break;
-                }
-                Next::Reopen => break,
+                Next::ApplyThenReopen(apply) => return self.apply(apply).await,
+                Next::Reopen => return Ok(()),
                 Next::GiveUp { .. } => return Err(FollowError::NotShared),
                 Next::OtherFloor { .. } => return Err(FollowError::OtherFloor),
             }
             if let Some(brought) = brought.take() {
                 followed.brought(brought);
             }
-            let (header, payload) = read_frame(&mut recv).await?.ok_or(FrameError::Ended)?;
-            let entries = self.read(header, &payload)?;
+            let entries = frames.recv().await.ok_or(FrameError::Ended)??;
             let (from, news) = (follower.cursor_seq(), follower.caught_up());
             next = follower.on_entries(entries)?;
             brought = followed.brings(from, news, follower, &next);
         }
-        close(send, recv);
-        Ok(())
+    }
+
+    /// Reads frames until there is none, or what came is none: then it waits to be dropped.
+    async fn read_ahead(
+        &self,
+        recv: &mut RecvStream,
+        ahead: mpsc::Sender<Result<Entries, FrameError>>,
+    ) -> std::convert::Infallible {
+        loop {
+            let entries = match read_frame(recv).await {
+                Ok(Some((header, payload))) => self.read(header, &payload),
+                Ok(None) => Err(FrameError::Ended),
+                Err(error) => Err(error),
+            };
+            let last = entries.is_err();
+            if ahead.send(entries).await.is_err() || last {
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn read(&self, header: Header, payload: &[u8]) -> Result<Entries, FrameError> {
