@@ -269,25 +269,27 @@ impl Gossip {
         let (mut needed, mut told) = (self.0.needed.subscribe(), self.0.wide.told.subscribe());
         let mut tick = tokio::time::interval(Duration::from_millis(self.0.config.members_refresh_ms));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // A peer that is connected and not live yet needs two words, a heartbeat apart, to be believed alive.
-        let heartbeat = Duration::from_millis(self.0.config.interval_ms);
-        let mut unheard = false;
+        let mut greetings = Greetings::new(Duration::from_millis(self.0.config.interval_ms));
         let (mut claims, mut roots) = (BTreeMap::new(), ToldRoots::default());
         loop {
-            let greet = tokio::select! {
-                Ok(()) = live.changed() => false,
-                Ok(()) = peers.changed() => true,
-                Ok(()) = needed.changed() => false,
-                Ok(()) = told.changed() => false,
-                _ = tick.tick() => true,
-                () = tokio::time::sleep(heartbeat), if unheard => true,
+            let due = greetings.due();
+            tokio::select! {
+                Ok(()) = live.changed() => {}
+                Ok(()) = peers.changed() => peers.mark_changed(),
+                Ok(()) = needed.changed() => {}
+                Ok(()) = told.changed() => {}
+                _ = tick.tick() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
                 Ok(()) = own.changed() => {
                     let values = self.with_claims(&own.borrow_and_update(), &claims);
                     handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
-                    false
                 }
                 () = self.killed() => return,
-            };
+            }
+            // Whatever woke: other branches may have been ready too.
+            if peers.has_changed().is_ok_and(|changed| changed) {
+                greetings.begin();
+            }
             let view = View { peers: &peers.borrow_and_update().clone(), now: Instant::now() };
             let mut seen = handle.with_chitchat(|chitchat| members.look(chitchat, &view)).await;
             self.note_size(&seen, members);
@@ -302,9 +304,9 @@ impl Gossip {
             members.remember(&seen.members, view.now);
             self.dial(members, &needed.borrow_and_update(), seen.met);
             self.publish(seen.members);
-            unheard = members.unheard(view.peers).next().is_some();
-            if greet {
-                members.unheard(view.peers).for_each(|address| _ = handle.gossip(address));
+            let mut unheard = members.unheard(view.peers).peekable();
+            if greetings.greets(unheard.peek().is_some(), view.now) {
+                unheard.for_each(|address| _ = handle.gossip(address));
             }
             tokio::time::sleep(Duration::from_millis(self.0.config.members_gap_ms)).await;
         }
@@ -406,5 +408,62 @@ pub(super) fn set_values(state: &mut chitchat::NodeState, values: &BTreeMap<Stri
     }
     for (key, value) in values {
         state.set(key, value);
+    }
+}
+
+/// When peers that are connected but not live yet are greeted. One must be heard twice to be believed alive, which is
+/// judged once an interval: so the second word follows soon.
+struct Greetings {
+    interval: Duration,
+    /// Words since the peers changed.
+    words: u32,
+    last: Option<Instant>,
+}
+
+impl Greetings {
+    fn new(interval: Duration) -> Self {
+        Self { interval, words: 0, last: None }
+    }
+
+    /// There are other peers.
+    fn begin(&mut self) {
+        (self.words, self.last) = (0, None);
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let gap = if self.words < 2 { self.interval / 3 } else { self.interval };
+        Some(self.last? + gap)
+    }
+
+    /// Whether it is time to, if there are any.
+    fn greets(&mut self, any: bool, now: Instant) -> bool {
+        if !any {
+            (self.words, self.last) = (0, None);
+            return false;
+        }
+        let greets = self.due().is_none_or(|due| now >= due);
+        if greets {
+            (self.words, self.last) = (self.words + 1, Some(now));
+        }
+        greets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_not_live_is_greeted_at_once_once_more_soon_and_then_every_interval() {
+        let (began, interval) = (Instant::now(), Duration::from_millis(300));
+        let mut greetings = Greetings::new(interval);
+        assert!(!greetings.greets(false, began), "nobody is there to be greeted");
+        let mut greeted_ms = |from_ms: u64, to_ms: u64| -> Vec<u64> {
+            let at = |ms| began + Duration::from_millis(ms);
+            (from_ms..to_ms).step_by(50).filter(|ms| greetings.greets(true, at(*ms))).collect()
+        };
+        assert_eq!(greeted_ms(0, 1_000), [0, 100, 400, 700]);
+        greetings.begin();
+        assert!(greetings.greets(true, began + Duration::from_millis(1_000)), "there are other peers");
     }
 }
