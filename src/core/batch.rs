@@ -44,6 +44,16 @@ pub(super) struct Ground<'a> {
     pub sketches: &'a Sketches,
 }
 
+/// A batch that has been carried out and is not durable yet.
+pub(super) struct Carried<W> {
+    /// None if nothing has changed: that costs no flush.
+    pub write: Option<W>,
+    pub ledger: Ledger,
+    /// What becomes of the sketches.
+    pub changes: Vec<Change>,
+    pub committed: Committed,
+}
+
 pub(super) struct Batch<'a, W: Write> {
     write: W,
     settings: &'a Settings,
@@ -84,16 +94,14 @@ impl<'a, W: Write> Batch<'a, W> {
         }
     }
 
-    /// Makes the batch durable. A batch that changed nothing costs no flush.
-    pub fn commit(mut self, outcomes: Vec<Outcome>) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
-        if self.changed {
-            if !mutant!(HeadNotStored) {
-                self.write.set_head(self.ledger.head)?;
-            }
-            self.write.commit()?;
+    /// Ends the batch: what is left to be done is to make it durable.
+    pub fn finish(mut self, outcomes: Vec<Outcome>) -> Result<Carried<W>, StoreError> {
+        if self.changed && !mutant!(HeadNotStored) {
+            self.write.set_head(self.ledger.head)?;
         }
-        let Self { ledger, touched, counts, alarms, changes, losers, changed, marks_changed, .. } = self;
-        Ok((ledger, changes, Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed }))
+        let Self { write, ledger, touched, counts, alarms, changes, losers, changed, marks_changed, .. } = self;
+        let committed = Committed { outcomes, touched, counts, alarms, losers, changed, marks_changed };
+        Ok(Carried { write: changed.then_some(write), ledger, changes, committed })
     }
 
     pub fn carry_out(&mut self, input: Input) -> Result<Outcome, StoreError> {

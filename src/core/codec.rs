@@ -129,10 +129,16 @@ pub fn decode_frame<M: Message>(frame: &[u8]) -> Result<M, CodecError> {
 
 /// A row on disk: its version and the value.
 pub fn encode_row<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut row = vec![ROW_VERSION];
-    let config = bincode::config::legacy();
-    bincode::serde::encode_into_std_write(value, &mut row, config).expect("our own types encode into memory");
+    let mut row = Vec::new();
+    append_row(value, &mut row);
     row
+}
+
+/// Writes a row behind what is there.
+pub fn append_row<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.push(ROW_VERSION);
+    let config = bincode::config::legacy();
+    bincode::serde::encode_into_std_write(value, bytes, config).expect("our own types encode into memory");
 }
 
 pub fn decode_row<T: DeserializeOwned>(row: &[u8]) -> Result<T, CodecError> {

@@ -49,12 +49,17 @@ impl RecordKey {
     /// as the keys do.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.path.as_str().len() + 1 + Eid::BYTES);
+        self.append_to(&mut bytes);
+        bytes
+    }
+
+    /// Writes [`Self::to_bytes`] behind what is there.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(self.path.as_str().as_bytes());
         bytes.push(0);
         if let Some(owner) = self.owner {
             bytes.extend_from_slice(&owner.bytes());
         }
-        bytes
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {

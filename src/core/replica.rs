@@ -12,7 +12,7 @@ use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::batch::{Batch, Ground};
+use super::batch::{Batch, Carried, Ground};
 use super::books::{Books, Note, Standing};
 use super::clock::{Clock, Hlc, MAX_CLOCK_DRIFT_DEFAULT_MS, Stamp, UnixMs};
 use super::eid::Eid;
@@ -24,7 +24,7 @@ use super::path::{BOOKS_FAMILY, Family, Limits, Path, PathError, Value};
 use super::reconcile::Snapshot;
 use super::record::{Classes, Record, RecordKey};
 use super::register::HashMismatch;
-use super::sketch::{Builder, Change, Sketch, SketchKey, Sketches, Summary};
+use super::sketch::{Builder, Sketch, SketchKey, Sketches, Summary};
 use super::storage::{Cursor, LocalFloor, Read, Run, RunStart, Span, Store, StoreError, Write};
 
 /// A scan of so many records takes a millisecond or two, which a comparison may.
@@ -453,11 +453,12 @@ impl<S: Store> Replica<S> {
         // A transaction that does not even begin leaves nothing to bring back.
         let write = self.store.write()?;
         let ground = Ground { settings: &self.settings, run: self.run, sketches: &self.sketches };
-        let result = Self::carry_out(write, ground, &mut self.clock, self.ledger.clone(), inputs, now);
-        match result {
-            Ok((ledger, changes, committed)) => {
+        let carried = Self::carry_out(write, ground, &mut self.clock, self.ledger.clone(), inputs, now);
+        let sketches = &mut self.sketches;
+        match carried.and_then(|carried| Self::make_durable(carried, sketches, &self.ledger)) {
+            Ok((ledger, outgrown, committed)) => {
                 self.ledger = ledger;
-                self.sum(changes, now);
+                self.sum_anew(outgrown, now);
                 Ok(committed)
             }
             Err(error) => {
@@ -473,25 +474,41 @@ impl<S: Store> Replica<S> {
         }
     }
 
-    fn carry_out(
-        write: S::Writer<'_>,
+    fn carry_out<W: Write>(
+        write: W,
         ground: Ground<'_>,
         clock: &mut Clock,
         ledger: Ledger,
         inputs: Vec<Input>,
         now: UnixMs,
-    ) -> Result<(Ledger, Vec<Change>, Committed), StoreError> {
-        let before = if mutant!(AckBeforeCommit) { Some(ledger.clone()) } else { None };
+    ) -> Result<Carried<W>, StoreError> {
         let mut batch = Batch::new(write, ground, clock, ledger, now);
         let mut outcomes = Vec::with_capacity(inputs.len());
         for input in inputs {
             outcomes.push(batch.carry_out(input)?);
         }
-        if let Some(before) = before {
-            let early = Committed { outcomes: outcomes.clone(), ..Committed::default() };
-            return Ok(batch.commit(outcomes).unwrap_or((before, Vec::new(), early)));
+        batch.finish(outcomes)
+    }
+
+    /// Commits, and sums what has changed, which need not wait for the disk: should the commit fail, all is loaded anew.
+    /// Names the families whose sketches must be built anew.
+    fn make_durable<W: Write>(
+        carried: Carried<W>,
+        sketches: &mut Sketches,
+        before: &Ledger,
+    ) -> Result<(Ledger, Vec<Family>, Committed), StoreError> {
+        let Carried { write, ledger, changes, committed } = carried;
+        let mut outgrown = Vec::new();
+        let sum = || outgrown = sketches.apply(changes);
+        match write.map(|write| write.commit_while(sum)) {
+            Some(Err(_)) if mutant!(AckBeforeCommit) => {
+                let early = Committed { outcomes: committed.outcomes, ..Committed::default() };
+                return Ok((before.clone(), Vec::new(), early));
+            }
+            Some(durable) => durable?,
+            None => {}
         }
-        batch.commit(outcomes)
+        Ok((ledger, outgrown, committed))
     }
 
     /// A planted fault: cursors in a transaction of their own, which outlives that of what they count.
@@ -525,10 +542,10 @@ impl<S: Store> Replica<S> {
         Ok(())
     }
 
-    /// Carries out on the sketches what is durable. One that has outgrown its cells is built anew from the store;
-    /// when that fails, everything is loaded anew before the next batch.
-    fn sum(&mut self, changes: Vec<Change>, now: UnixMs) {
-        for family in self.sketches.apply(changes) {
+    /// Builds sketches that have outgrown their cells anew from the store; when that fails, everything is loaded anew
+    /// before the next batch.
+    fn sum_anew(&mut self, outgrown: Vec<Family>, now: UnixMs) {
+        for family in outgrown {
             match self.store.read().and_then(|read| self.scan_sketch(&read, &family)) {
                 Ok(sketch) => self.sketches.replace(family, sketch),
                 Err(_) => {
@@ -553,9 +570,13 @@ impl<S: Store> Replica<S> {
         })
     }
 
-    /// One exchanged family as it is durable now; none if it is not exchanged. It belongs with a read that begins
-    /// before the next batch.
+    /// One exchanged family as it is durable now; none if it is not exchanged, or as long as a store that failed has not
+    /// been brought back. It belongs with a read that begins before the next batch.
     pub fn pin(&self, family: &Family) -> Option<Snapshot<()>> {
+        if self.broken {
+            // The sketches may be ahead of it.
+            return None;
+        }
         let families = &self.ledger.families;
         let sketch = match self.sketches.get(family)? {
             kept if kept.keeps_cells() => kept.clone(),

@@ -231,7 +231,13 @@ pub trait Write: Read + Sized {
 
     fn set_adapter(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError>;
 
-    fn commit(self) -> Result<(), StoreError>;
+    fn commit(self) -> Result<(), StoreError> {
+        self.commit_while(|| {})
+    }
+
+    /// Commits, and does something that does not need the store at the same time or after that: after a commit that
+    /// failed it is done or not.
+    fn commit_while(self, meanwhile: impl FnOnce()) -> Result<(), StoreError>;
 }
 
 /// Begins reads of a store from any thread, also while its owner is in the middle of a transaction.

@@ -584,8 +584,9 @@ impl Write for MemoryWriter<'_> {
         Ok(())
     }
 
-    fn commit(self) -> Result<(), StoreError> {
+    fn commit_while(self, meanwhile: impl FnOnce()) -> Result<(), StoreError> {
         let Self { store, changes } = self;
+        meanwhile();
         if let Some(error) = store.fail_next_commit.take() {
             return Err(error);
         }

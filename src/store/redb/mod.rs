@@ -14,6 +14,8 @@
 
 mod disk;
 mod guard;
+mod held;
+mod inserter;
 mod rows;
 #[cfg(test)]
 mod tests;

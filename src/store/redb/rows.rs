@@ -152,13 +152,13 @@ pub(super) fn feed_key(top: &str, seq: u64) -> Vec<u8> {
     [top.as_bytes(), &[0], &seq.to_be_bytes()].concat()
 }
 
-pub(super) fn feed_row(class: Class, key: &[u8]) -> Vec<u8> {
-    let class = match class {
+/// What stands before the record's key in a row of the feed.
+pub(super) fn feed_class(class: Class) -> u8 {
+    match class {
         Class::Local => 0,
         Class::Near => 1,
         Class::Far => 2,
-    };
-    [&[class], key].concat()
+    }
 }
 
 fn decode_feed(key: &[u8], row: &[u8]) -> Result<(u64, Class, RecordKey), StoreError> {

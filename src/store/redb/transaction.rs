@@ -2,10 +2,10 @@
 //!
 //! redb lets a table be open only once at a time, and opening one for each row has its price. So changes are
 //! held back, table by table, and written in one go and in order: before the table is scanned, when they are
-//! many, and at the commit. Until then a record is read from what is held, else from the snapshot from before.
+//! many, and at the commit. When they are many a thread of the transaction's own writes them, while more are made. A
+//! record is read from what is held, else from the snapshot from before, unless it has been written since.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -14,13 +14,17 @@ use ::redb::{
     Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableError, TableHandle,
     WriteTransaction,
 };
+use hashbrown::{DefaultHashBuilder, HashSet};
+use std::hash::BuildHasher;
 
+use super::held::Held;
+use super::inserter::{Closing, Inserter};
 use super::rows::{
     ADAPTER, Bounds, CURSORS, FEED, FLOORS, HEAD, MARKS, META, QUARANTINE, RECORDS, RUNS, RowVisit, Rows, TABLES,
-    Table, View, feed_key, feed_row, get, is_records, row,
+    Table, View, feed_class, feed_key, get, is_records, row,
 };
-use super::{Opened, RedbStore, from_commit, from_storage, from_table, from_transaction};
-use crate::core::codec::encode_row;
+use super::{Opened, RedbStore, from_storage, from_table, from_transaction};
+use crate::core::codec::{append_row, encode_row};
 use crate::core::family::Mark;
 use crate::core::path::Family;
 use crate::core::record::{RecordKey, Stored};
@@ -28,21 +32,16 @@ use crate::core::storage::{Cursor, CursorKey, LocalFloor, Quarantined, RUNS_MAX,
 
 /// How many rows a scan takes at a time.
 const CHUNK_ROWS: usize = 64;
-/// How many changes of one table are held back at most.
-const HELD_MAX: usize = 4_096;
-
-/// What is yet to be written to one table: by key, the row or its end.
-#[derive(Default)]
-struct Held {
-    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// Whether this transaction has written to the table, so that the snapshot from before does not do.
-    written: bool,
-}
 
 /// A redb transaction on one opening of the store, which lends itself for as long.
 pub struct Transaction<'a> {
-    txn: WriteTransaction,
+    inserter: RefCell<Inserter>,
     held: RefCell<[Held; TABLES.len()]>,
+    /// Of the keys of everything that is held and written.
+    hasher: DefaultHashBuilder,
+    /// The records that are written: for the others the snapshot from before does. By hash, so that one may be in here
+    /// that was not.
+    records_written: RefCell<HashSet<u64>>,
     /// The record that was read last, and where it stands in the feed: most often it is the next to be put.
     last_read: RefCell<Option<(Vec<u8>, Option<u64>)>>,
     /// The state before this transaction.
@@ -62,35 +61,48 @@ impl Transaction<'_> {
             Err(TableError::TableDoesNotExist(_)) => None,
             opened => Some(opened.map_err(from_table)?),
         };
-        let before = Arc::new(before);
-        let (held, last_read) = (RefCell::default(), RefCell::default());
-        Ok(Self { txn, held, last_read, before, records_before, opened, _store: PhantomData })
+        Ok(Self {
+            inserter: RefCell::new(Inserter::new(Box::new(txn))),
+            held: RefCell::default(),
+            hasher: DefaultHashBuilder::default(),
+            records_written: RefCell::default(),
+            last_read: RefCell::default(),
+            before: Arc::new(before),
+            records_before,
+            opened,
+            _store: PhantomData,
+        })
     }
 
-    fn change(&self, table: Table, key: Vec<u8>, row: Option<Vec<u8>>) -> Result<(), StoreError> {
+    /// `row` writes the row behind what it is given; none ends it.
+    fn change(&self, table: Table, key: &[u8], row: Option<impl FnOnce(&mut Vec<u8>)>) -> Result<(), StoreError> {
         let full = {
-            let held = &mut self.held.borrow_mut()[index(table)].rows;
-            held.insert(key, row);
-            held.len() >= HELD_MAX
+            let held = &mut self.held.borrow_mut()[index(table)];
+            held.change(&self.hasher, key, row);
+            held.is_full()
         };
-        if full { self.write_held(table) } else { Ok(()) }
+        if full { self.write_held(table, true) } else { Ok(()) }
     }
 
-    fn write_held(&self, table: Table) -> Result<(), StoreError> {
-        let rows = std::mem::take(&mut self.held.borrow_mut()[index(table)].rows);
-        if rows.is_empty() {
+    fn write_held(&self, table: Table, many: bool) -> Result<(), StoreError> {
+        let held = std::mem::take(&mut self.held.borrow_mut()[index(table)]);
+        if held.is_empty() {
             return Ok(());
         }
-        self.held.borrow_mut()[index(table)].written = true;
-        let mut table = self.txn.open_table(table).map_err(from_table)?;
-        for (key, row) in &rows {
-            match row {
-                Some(row) => table.insert(&**key, &**row),
-                None => table.remove(&**key),
-            }
-            .map_err(from_storage)?;
+        if is_records(table) {
+            self.records_written.borrow_mut().extend(held.hashes());
         }
-        Ok(())
+        self.inserter.borrow_mut().write(table, held, many)
+    }
+
+    /// Works with redb's own transaction, in which all changes of this table are written.
+    fn with_txn<T>(
+        &self,
+        table: Table,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write_held(table, false)?;
+        work(self.inserter.borrow_mut().own()?)
     }
 }
 
@@ -106,24 +118,24 @@ impl Rows for Transaction<'_> {
         key: &[u8],
         decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        let held = self.held.borrow();
-        let Held { rows, written } = &held[index(table)];
-        if let Some(row) = rows.get(key) {
-            return row.as_deref().map(decode).transpose();
+        if let Some(row) = self.held.borrow()[index(table)].get(&self.hasher, key) {
+            return row.map(decode).transpose();
         }
-        if let Some(before) = self.records_before.as_ref().filter(|_| is_records(table) && !written) {
+        if let Some(before) = self.records_before.as_ref().filter(|_| is_records(table))
+            && !self.records_written.borrow().contains(&self.hasher.hash_one(key))
+        {
             return get(before, key, decode);
         }
-        get(&self.txn.open_table(table).map_err(from_table)?, key, decode)
+        let mut inserter = self.inserter.borrow_mut();
+        get(&inserter.own()?.open_table(table).map_err(from_table)?, key, decode)
     }
 
     /// By chunks: redb opens a table once at a time, and the visitor may want to read it too.
     fn range(&self, table: Table, bounds: Bounds<'_>, visit: RowVisit<'_>) -> Result<ControlFlow<()>, StoreError> {
         let mut last: Option<Vec<u8>> = None;
         loop {
-            self.write_held(table)?;
             let from = last.as_deref().map_or(bounds.0, Bound::Excluded);
-            let chunk = chunk(&self.txn.open_table(table).map_err(from_table)?, (from, bounds.1))?;
+            let chunk = self.with_txn(table, |txn| chunk(&txn.open_table(table).map_err(from_table)?, (from, bounds.1)))?;
             for (key, value) in &chunk {
                 if visit(key, value)?.is_break() {
                     return Ok(ControlFlow::Break(()));
@@ -151,33 +163,40 @@ fn chunk(table: &impl ReadableTable<&'static [u8], &'static [u8]>, bounds: Bound
 
 impl View<Transaction<'_>> {
     pub(super) fn create_tables(&self) -> Result<(), StoreError> {
-        TABLES.into_iter().try_for_each(|table| self.0.txn.open_table(table).map(drop).map_err(from_table))
+        let mut inserter = self.0.inserter.borrow_mut();
+        let txn = inserter.own()?;
+        TABLES.into_iter().try_for_each(|table| txn.open_table(table).map(drop).map_err(from_table))
     }
 
     pub(super) fn set(&self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<(), StoreError> {
-        self.0.change(table, key.to_vec(), value.map(<[u8]>::to_vec))
+        self.0.change(table, key, value.map(|value| |bytes: &mut Vec<u8>| bytes.extend_from_slice(value)))
     }
 
-    /// Where the record of this key stands in the feed.
-    fn seq_of(&self, key: &[u8]) -> Result<Option<u64>, StoreError> {
-        match &*self.0.last_read.borrow() {
-            Some((last, seq)) if last == key => Ok(*seq),
-            _ => Ok(self.0.get(RECORDS, key, row::<Stored>("records"))?.map(|stored| stored.seq)),
+    /// Where the record of this key stands in the feed, and the key's bytes.
+    fn place_of(&self, key: &RecordKey) -> Result<(Vec<u8>, Option<u64>), StoreError> {
+        let bytes = key.to_bytes();
+        // It moves: should it be put once more, what is held of it tells.
+        if let Some(read) = self.0.last_read.take().filter(|(last, _)| *last == bytes) {
+            return Ok(read);
         }
+        let seq = self.0.get(RECORDS, &bytes, row::<Stored>("records"))?.map(|stored| stored.seq);
+        Ok((bytes, seq))
     }
 
     /// Puts or removes a record; the row that this replaces tells where the record stood in the feed.
     fn change_record(&self, key: &RecordKey, stored: Option<&Stored>) -> Result<(), StoreError> {
-        let (bytes, top) = (key.to_bytes(), key.path.top());
-        if let Some(old) = self.seq_of(&bytes)?.filter(|old| stored.is_none_or(|new| new.seq != *old)) {
-            self.0.change(FEED, feed_key(top, old), None)?;
+        let ((bytes, seq), top) = (self.place_of(key)?, key.path.top());
+        if let Some(old) = seq.filter(|old| stored.is_none_or(|new| new.seq != *old)) {
+            self.0.change(FEED, &feed_key(top, old), None::<fn(&mut Vec<u8>)>)?;
         }
         if let Some(new) = stored {
-            self.0.change(FEED, feed_key(top, new.seq), Some(feed_row(new.class, &bytes)))?;
+            let row = |row: &mut Vec<u8>| {
+                row.push(feed_class(new.class));
+                row.extend_from_slice(&bytes);
+            };
+            self.0.change(FEED, &feed_key(top, new.seq), Some(row))?;
         }
-        // It has moved: should it be put once more, what is held of it tells.
-        self.0.last_read.take();
-        self.0.change(RECORDS, bytes, stored.map(encode_row))
+        self.0.change(RECORDS, &bytes, stored.map(|stored| |row: &mut Vec<u8>| append_row(stored, row)))
     }
 }
 
@@ -199,19 +218,20 @@ impl Write for View<Transaction<'_>> {
     }
 
     fn append_run(&mut self, start: RunStart) -> Result<(), StoreError> {
-        self.0.write_held(RUNS)?;
-        let mut runs = self.0.txn.open_table(RUNS).map_err(from_table)?;
-        let newest = match runs.last().map_err(from_storage)? {
-            Some((key, _)) => Some(ordinal(key.value())?),
-            None => None,
-        };
-        let next = newest.map_or(0, |newest| newest + 1);
-        runs.insert(&next.to_be_bytes()[..], &encode_row(&start)[..]).map_err(from_storage)?;
-        // Ordinals have no gaps, so that the one to forget is known by its number.
-        if let Some(oldest) = next.checked_sub(RUNS_MAX as u64) {
-            runs.remove(&oldest.to_be_bytes()[..]).map_err(from_storage)?;
-        }
-        Ok(())
+        self.0.with_txn(RUNS, |txn| {
+            let mut runs = txn.open_table(RUNS).map_err(from_table)?;
+            let newest = match runs.last().map_err(from_storage)? {
+                Some((key, _)) => Some(ordinal(key.value())?),
+                None => None,
+            };
+            let next = newest.map_or(0, |newest| newest + 1);
+            runs.insert(&next.to_be_bytes()[..], &encode_row(&start)[..]).map_err(from_storage)?;
+            // Ordinals have no gaps, so that the one to forget is known by its number.
+            if let Some(oldest) = next.checked_sub(RUNS_MAX as u64) {
+                runs.remove(&oldest.to_be_bytes()[..]).map_err(from_storage)?;
+            }
+            Ok(())
+        })
     }
 
     fn set_cursor(&mut self, key: &CursorKey, cursor: Option<Cursor>) -> Result<(), StoreError> {
@@ -230,17 +250,10 @@ impl Write for View<Transaction<'_>> {
         self.set(ADAPTER, key, value)
     }
 
-    fn commit(self) -> Result<(), StoreError> {
-        TABLES.into_iter().try_for_each(|table| self.0.write_held(table))?;
-        let Transaction { txn, before, opened, .. } = self.0;
-        opened.disk.begin_commit()?;
-        opened.set_before_commit(Some(before));
-        let committed = txn.commit().map_err(from_commit);
-        // A lost commit is the reason for whatever redb may say of it.
-        opened.disk.end_commit()?;
-        // A snapshot keeps the pages that it shows from being used again.
-        opened.set_before_commit(None);
-        committed
+    fn commit_while(self, meanwhile: impl FnOnce()) -> Result<(), StoreError> {
+        TABLES.into_iter().try_for_each(|table| self.0.write_held(table, false))?;
+        let Transaction { inserter, before, opened, .. } = self.0;
+        inserter.into_inner().commit(Closing { opened, before }, meanwhile)
     }
 }
 
