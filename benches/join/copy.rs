@@ -119,7 +119,7 @@ async fn send_all(mut send: SendStream, read: impl Read + Send + 'static) {
     let _ = send.stopped().await;
 }
 
-/// Receives while a thread of its own decodes and commits: one commit a frame.
+/// Receives while a thread of its own decodes and commits: one commit for all frames that wait.
 async fn receive_all(mut recv: RecvStream, sink: Sink, data: std::path::PathBuf) {
     let (frames, queue) = mpsc::channel(QUEUE_FRAMES);
     let writer = tokio::task::spawn_blocking(move || match sink {
@@ -137,17 +137,31 @@ async fn receive_all(mut recv: RecvStream, sink: Sink, data: std::path::PathBuf)
     writer.await.expect("no panic");
 }
 
-type Frames = mpsc::Receiver<(Header, Vec<u8>)>;
+type Frame = (Header, Vec<u8>);
+type Frames = mpsc::Receiver<Frame>;
+
+/// The frame, and what else has come by now: one commit for all of them.
+fn waiting(first: Frame, queue: &mut Frames) -> Vec<Frame> {
+    let mut frames = vec![first];
+    while frames.len() < QUEUE_FRAMES
+        && let Ok(frame) = queue.try_recv()
+    {
+        frames.push(frame);
+    }
+    frames
+}
 
 fn write_store(mut queue: Frames, data: &FilePath) {
     let mut store = RedbStore::open(data, &Options::new(TO)).expect("opens");
     let mut head = 0;
-    while let Some((header, payload)) = queue.blocking_recv() {
-        let entries: Entries = decode_payload(header, &payload).expect("entries");
+    while let Some(first) = queue.blocking_recv() {
         let mut txn = store.write().expect("begins");
-        for Record { key, register, .. } in entries.records {
-            head += 1;
-            txn.put_record(&key, &Stored { register, class: Class::Near, seq: head }).expect("puts");
+        for (header, payload) in waiting(first, &mut queue) {
+            let entries: Entries = decode_payload(header, &payload).expect("entries");
+            for Record { key, register, .. } in entries.records {
+                head += 1;
+                txn.put_record(&key, &Stored { register, class: Class::Near, seq: head }).expect("puts");
+            }
         }
         txn.set_head(head).expect("puts");
         txn.commit().expect("commits");
@@ -159,14 +173,16 @@ fn write_one_table(mut queue: Frames, data: &FilePath) {
     let mut builder = redb::Database::builder();
     builder.set_cache_size(CACHE_DEFAULT_BYTES).set_check_integrity_on_open(true);
     let db = builder.create(data.join("raw.redb")).expect("opens");
-    while let Some((header, payload)) = queue.blocking_recv() {
-        let entries: Entries = decode_payload(header, &payload).expect("entries");
+    while let Some(first) = queue.blocking_recv() {
         let mut txn = db.begin_write().expect("begins");
         txn.set_durability(Durability::Immediate).expect("it may");
         let mut table = txn.open_table(ONE_TABLE).expect("opens");
-        for Record { key, register, .. } in entries.records {
-            let stored = Stored { register, class: Class::Near, seq: 0 };
-            table.insert(&*key.to_bytes(), &*encode_row(&stored)).expect("inserts");
+        for (header, payload) in waiting(first, &mut queue) {
+            let entries: Entries = decode_payload(header, &payload).expect("entries");
+            for Record { key, register, .. } in entries.records {
+                let stored = Stored { register, class: Class::Near, seq: 0 };
+                table.insert(&*key.to_bytes(), &*encode_row(&stored)).expect("inserts");
+            }
         }
         drop(table);
         txn.commit().expect("commits");

@@ -70,6 +70,20 @@ pub struct Entries {
     pub head: u64,
 }
 
+impl Entries {
+    /// Makes one piece of two that came one behind the other: both are durable at once then, at the price of one. Gives
+    /// back what does not continue this one: it is for the session to judge.
+    pub fn join(&mut self, next: Entries) -> Result<(), Entries> {
+        if next.complete_to < self.complete_to {
+            return Err(next);
+        }
+        let Entries { mut records, complete_to, head } = next;
+        self.records.append(&mut records);
+        (self.complete_to, self.head) = (complete_to, head);
+        Ok(())
+    }
+}
+
 /// The first frame of a reconcile: what the opener has of a family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compare {

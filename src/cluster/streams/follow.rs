@@ -25,8 +25,8 @@ use crate::core::session::{Follower, Next, Violation};
 use crate::core::storage::{Reads, StoreError};
 use crate::store::writer::SubmitError;
 
-/// Frames that are read before it is their turn.
-const FRAMES_AHEAD_MAX: usize = 1;
+/// Frames that are read while one is being written; then they are written as one.
+const FRAMES_AHEAD_MAX: usize = 4;
 
 /// How far one followed stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl<R: Reads> Follow<R> {
             followed.answered(&reply, follower);
         }
         let next = follower.on_reply(reply)?;
-        // While one frame is being written the next one is read.
+        // While one piece is being written the next one is read.
         let (ahead, frames) = mpsc::channel(FRAMES_AHEAD_MAX);
         let ended = tokio::select! {
             ended = self.take(frames, next, follower, &mut followed, was_current) => ended,
@@ -224,16 +224,17 @@ impl<R: Reads> Follow<R> {
         ended
     }
 
-    /// Does what the session asks for, frame by frame: the next one only when the last one is durable.
+    /// Does what the session asks for, piece by piece: the next one only when the last one is durable.
     async fn take(
         &self,
-        mut frames: mpsc::Receiver<Result<Entries, FrameError>>,
+        frames: mpsc::Receiver<Result<Entries, FrameError>>,
         mut next: Next,
         follower: &mut Follower,
         followed: &mut Followed<'_, R>,
         was_current: &mut bool,
     ) -> Result<(), FollowError> {
         let mut brought: Option<Brought> = None;
+        let mut pieces = Pieces { frames, next: None };
         loop {
             match next {
                 Next::Read => self.publish_follower(follower, was_current),
@@ -249,7 +250,7 @@ impl<R: Reads> Follow<R> {
             if let Some(brought) = brought.take() {
                 followed.brought(brought);
             }
-            let entries = frames.recv().await.ok_or(FrameError::Ended)??;
+            let entries = pieces.recv().await?;
             let (from, news) = (follower.cursor_seq(), follower.caught_up());
             next = follower.on_entries(entries)?;
             brought = followed.brings(from, news, follower, &next);
@@ -327,6 +328,31 @@ impl<R: Reads> Follow<R> {
         self.room.streams.follows.send_modify(|follows| {
             change(follows.entry((self.source, self.family.clone())).or_insert_with(fresh));
         });
+    }
+}
+
+/// The frames of a stream, all that wait as one.
+struct Pieces {
+    frames: mpsc::Receiver<Result<Entries, FrameError>>,
+    /// What came and does not belong with what came before.
+    next: Option<Result<Entries, FrameError>>,
+}
+
+impl Pieces {
+    async fn recv(&mut self) -> Result<Entries, FrameError> {
+        let first = match self.next.take() {
+            Some(next) => Some(next),
+            None => self.frames.recv().await,
+        };
+        let mut entries = first.ok_or(FrameError::Ended)??;
+        while self.next.is_none() {
+            match self.frames.try_recv() {
+                Ok(Ok(next)) => self.next = entries.join(next).err().map(Ok),
+                Ok(Err(error)) => self.next = Some(Err(error)),
+                Err(_) => break,
+            }
+        }
+        Ok(entries)
     }
 }
 
