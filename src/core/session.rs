@@ -148,19 +148,7 @@ impl Source {
         if window.is_empty() {
             window.gather(read, &self.family, self.mode, self.classes, self.sent_to)?;
         }
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        while let Some(key) = window.peek() {
-            // What has been written since the keys were gathered stands behind them in the feed, and comes from there.
-            let stored = read.record(&key)?.filter(|stored| stored.seq <= window.complete_to);
-            let record = stored.map(|stored| Record::new(key, stored));
-            let record_bytes = record.as_ref().map_or(0, Record::frame_bytes);
-            if bytes + record_bytes > BATCH_MAX_BYTES && !records.is_empty() {
-                break;
-            }
-            bytes += record_bytes;
-            records.extend(record);
-            window.advance(record_bytes);
-        }
+        let records = window.next(read, &self.family, BATCH_MAX_BYTES)?;
         if window.is_empty() {
             self.sent_to = window.complete_to;
         }

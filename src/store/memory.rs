@@ -176,6 +176,15 @@ fn ranges_under(family: &Family) -> [(Edge, Edge); 2] {
     ]
 }
 
+/// What of a range lies behind a key.
+fn rest((from, to): (Edge, Edge), behind: &RecordKey) -> Option<(Edge, Edge)> {
+    if is_beyond(behind, &to) {
+        return None;
+    }
+    let key = || (behind.path.as_str().to_owned(), behind.owner);
+    Some((if is_before(behind, &from) { from } else { Bound::Excluded(key()) }, to))
+}
+
 /// Whether a key lies before a range that begins so.
 fn is_before(key: &RecordKey, from: &Edge) -> bool {
     let key = (key.path.as_str(), key.owner);
@@ -223,10 +232,10 @@ impl Read for View<'_> {
             Span::Under(family) => {
                 ranges_under(family).iter().try_for_each(|range| self.range(range).try_for_each(&mut visit))
             }
-            Span::Behind(family, behind) => ranges_under(family).iter().try_for_each(|range| {
-                let mut behind_it = self.range(range).skip_while(|(key, _)| **key <= *behind);
-                behind_it.try_for_each(&mut visit)
-            }),
+            Span::Behind(family, behind) => ranges_under(family)
+                .into_iter()
+                .filter_map(|range| rest(range, behind))
+                .try_for_each(|range| self.range(&range).try_for_each(&mut visit)),
         };
         Ok(())
     }

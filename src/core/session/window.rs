@@ -5,22 +5,29 @@
 //! sent frame by frame. A stretch has no end before its last frame is sent: whatever breaks off is sent once more from its
 //! beginning. Stretches grow, so that a follower need not wait for the first.
 //!
-//! Never here: records. They are read when they are sent, as they are then.
+//! Records are read when they are sent, as they are then: in one go where the keys lie close together in the store, one
+//! by one where they do not.
 
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
 use crate::core::family::Mode;
 use crate::core::path::Family;
-use crate::core::record::{Classes, RecordKey};
-use crate::core::storage::{Read, StoreError};
+use crate::core::record::{Classes, Record, RecordKey, Stored};
+use crate::core::storage::{Read, Span, StoreError};
 
-/// Entries of the feed that the first stretch looks at; the following double, up to so many …
+/// Entries of the feed that the first stretch looks at; the following grow, so many times each, up to so many …
 const FIRST_ENTRIES: usize = 256;
+const GROWTH_MAX: usize = 8;
 const MOST_ENTRIES: usize = 1 << 20;
 /// … and until one took so many bytes of records: a stream that breaks costs no more than two stretches of that.
 const ENOUGH_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of keys that a stretch holds, at most: what one follower that fetches everything costs its source.
 const KEYS_MAX_BYTES: usize = 16 * 1024 * 1024;
+/// Records that are passed over for each one that is sent, at most: reading one by its key costs more than those …
+const PASSED_OVER_MAX: usize = 3;
+/// … but the first few tell nothing.
+const PASSED_OVER_FIRST: usize = 64;
 
 /// One stretch of the feed of a family.
 #[derive(Debug, Default)]
@@ -34,6 +41,29 @@ pub(super) struct Window {
     entries: usize,
     /// Bytes of records that have been sent of it.
     sent_bytes: usize,
+    /// Too many other records lie between these.
+    sparse: bool,
+}
+
+/// The records of one frame.
+struct Frame {
+    records: Vec<Record>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+impl Frame {
+    /// Breaks where the record does not fit any more.
+    fn take(&mut self, key: RecordKey, stored: Stored) -> ControlFlow<()> {
+        let record = Record::new(key, stored);
+        let bytes = self.bytes + record.frame_bytes();
+        if bytes > self.max_bytes && !self.records.is_empty() {
+            return ControlFlow::Break(());
+        }
+        self.bytes = bytes;
+        self.records.push(record);
+        ControlFlow::Continue(())
+    }
 }
 
 impl Window {
@@ -48,10 +78,11 @@ impl Window {
     ) -> Result<(), StoreError> {
         let head = read.head()?;
         if self.sent_bytes < ENOUGH_BYTES {
-            self.entries = (self.entries * 2).clamp(FIRST_ENTRIES, MOST_ENTRIES);
+            let growth = (2 * ENOUGH_BYTES / self.sent_bytes.max(1)).min(GROWTH_MAX);
+            self.entries = (self.entries * growth).clamp(FIRST_ENTRIES, MOST_ENTRIES);
         }
         self.bytes.clear();
-        self.sent_bytes = 0;
+        (self.sent_bytes, self.sparse) = (0, false);
         let mut full_before = None;
         let came_to = read.feed_of(family.top(), classes, after, self.entries, &mut |(seq, _, key)| {
             if key.path.key_in(family).is_none() || !mode.owns(&key) {
@@ -77,16 +108,72 @@ impl Window {
         self.places.is_empty()
     }
 
-    /// The next key; it stays the next until [`Self::advance`].
-    pub fn peek(&self) -> Option<RecordKey> {
-        let place = self.places.last()?;
-        Some(RecordKey::from_bytes(key_at(&self.bytes, *place)).expect("it was a key"))
+    /// The next records, as many as go into one frame.
+    pub fn next<R: Read>(&mut self, read: &R, family: &Family, max_bytes: usize) -> Result<Vec<Record>, StoreError> {
+        let mut frame = Frame { records: Vec::new(), bytes: 0, max_bytes };
+        // A scan begins behind a key.
+        let mut broken_off = self.take_by_key(read, &mut frame)?;
+        if !self.sparse && broken_off.is_continue() {
+            broken_off = self.take_by_scan(read, family, &mut frame)?;
+        }
+        while broken_off.is_continue() && !self.is_empty() {
+            broken_off = self.take_by_key(read, &mut frame)?;
+        }
+        self.sent_bytes += frame.bytes;
+        Ok(frame.records)
     }
 
-    /// The next key is done with; its record took so many bytes, if there was one to send.
-    pub fn advance(&mut self, record_bytes: usize) {
+    /// What has been written since the keys were gathered stands behind them in the feed, and comes from there.
+    fn belongs(&self, stored: &Stored) -> bool {
+        stored.seq <= self.complete_to
+    }
+
+    fn take_by_key<R: Read>(&mut self, read: &R, frame: &mut Frame) -> Result<ControlFlow<()>, StoreError> {
+        let Some(place) = self.places.last() else { return Ok(ControlFlow::Break(())) };
+        let key = RecordKey::from_bytes(key_at(&self.bytes, *place)).expect("it was a key");
+        if let Some(stored) = read.record(&key)?.filter(|stored| self.belongs(stored))
+            && frame.take(key, stored).is_break()
+        {
+            return Ok(ControlFlow::Break(()));
+        }
         self.places.pop();
-        self.sent_bytes += record_bytes;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Goes on where too many records are passed over, and breaks where the frame is full.
+    fn take_by_scan<R: Read>(
+        &mut self,
+        read: &R,
+        family: &Family,
+        frame: &mut Frame,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let Some(last) = frame.records.last() else { return Ok(ControlFlow::Continue(())) };
+        let (last, mut bytes) = (last.key.clone(), Vec::new());
+        let (mut ended, mut passed_over) = (ControlFlow::Continue(()), 0);
+        read.scan(Span::Behind(family, &last), &mut |(key, stored)| {
+            bytes.clear();
+            key.append_to(&mut bytes);
+            // Those before it are not there any more.
+            while let Some(place) = self.places.last()
+                && key_at(&self.bytes, *place) < &bytes[..]
+            {
+                self.places.pop();
+            }
+            let Some(place) = self.places.last() else { return ControlFlow::Break(()) };
+            if key_at(&self.bytes, *place).cmp(&bytes) == Ordering::Greater {
+                passed_over += 1;
+                self.sparse = passed_over > PASSED_OVER_FIRST + PASSED_OVER_MAX * frame.records.len();
+                return if self.sparse { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+            }
+            if self.belongs(&stored) {
+                ended = frame.take(key, stored);
+            }
+            if ended.is_continue() {
+                self.places.pop();
+            }
+            ended
+        })?;
+        Ok(ended)
     }
 }
 
