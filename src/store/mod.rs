@@ -10,6 +10,8 @@ pub mod redb;
 pub mod writer;
 
 #[cfg(all(test, feature = "node"))]
+mod large_test;
+#[cfg(all(test, feature = "node"))]
 mod model_test;
 #[cfg(all(test, feature = "node"))]
 mod writer_test;

@@ -249,7 +249,9 @@ impl Disk {
         let in_file = self.backend().len()?.saturating_sub(offset);
         let in_file = usize::try_from(in_file).map_or(out.len(), |n| n.min(out.len()));
         let (from_file, beyond) = out.split_at_mut(in_file);
-        self.backend().read(offset, from_file)?;
+        if !from_file.is_empty() {
+            self.backend().read(offset, from_file)?;
+        }
         beyond.fill(0);
         for op in &held.ops {
             match op {

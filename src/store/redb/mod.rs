@@ -12,6 +12,7 @@
 //! Every opening checks the whole file against its checksums, which costs one pass over it: redb serves
 //! flipped bits otherwise.
 
+mod absent;
 mod disk;
 mod guard;
 mod held;

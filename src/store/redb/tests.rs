@@ -201,6 +201,24 @@ fn a_disk_that_stays_full_refuses_again_and_again_and_loses_nothing() {
     fill(&mut store, 81, 60).expect("writes recover");
 }
 
+/// So many rows that a thread of the transaction writes them.
+#[test]
+fn a_disk_that_fills_up_while_a_large_transaction_is_written_refuses_it_and_loses_nothing() {
+    let fake = Fake::new();
+    let mut store = open(&fake);
+    fill(&mut store, 1, 80).expect("filled");
+    let expected = state(&store.read().expect("a read"));
+    for writes_left in [0, 1, 40, 400] {
+        fake.0.writes_left.store(writes_left, SeqCst);
+        let refused = fill(&mut store, 81, 2_000);
+        assert_eq!(refused, Err(StoreError::Full), "after {writes_left} writes");
+        store.reopen().expect("it reopens");
+        assert_eq!(state(&store.read().expect("a read")), expected);
+        fake.heal();
+    }
+    fill(&mut store, 81, 2_000).expect("writes recover");
+}
+
 #[test]
 fn a_reader_from_before_the_reopening_is_never_served_another_state() {
     let fake = Fake::new();

@@ -17,6 +17,7 @@ use ::redb::{
 use hashbrown::{DefaultHashBuilder, HashSet};
 use std::hash::BuildHasher;
 
+use super::absent::Absent;
 use super::held::Held;
 use super::inserter::{Closing, Inserter};
 use super::rows::{
@@ -48,6 +49,8 @@ pub struct Transaction<'a> {
     before: Arc<ReadTransaction>,
     /// Its records; none in a store that is being founded.
     records_before: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    /// What is known not to be among them.
+    records_absent: RefCell<Absent>,
     opened: Arc<Opened>,
     _store: PhantomData<&'a mut RedbStore>,
 }
@@ -69,6 +72,7 @@ impl Transaction<'_> {
             last_read: RefCell::default(),
             before: Arc::new(before),
             records_before,
+            records_absent: RefCell::default(),
             opened,
             _store: PhantomData,
         })
@@ -124,7 +128,13 @@ impl Rows for Transaction<'_> {
         if let Some(before) = self.records_before.as_ref().filter(|_| is_records(table))
             && !self.records_written.borrow().contains(&self.hasher.hash_one(key))
         {
-            return get(before, key, decode);
+            let mut absent = self.records_absent.borrow_mut();
+            if absent.has(key) {
+                return Ok(None);
+            }
+            let found = get(before, key, decode)?;
+            absent.note(before, key, found.is_some())?;
+            return Ok(found);
         }
         let mut inserter = self.inserter.borrow_mut();
         get(&inserter.own()?.open_table(table).map_err(from_table)?, key, decode)
@@ -135,7 +145,8 @@ impl Rows for Transaction<'_> {
         let mut last: Option<Vec<u8>> = None;
         loop {
             let from = last.as_deref().map_or(bounds.0, Bound::Excluded);
-            let chunk = self.with_txn(table, |txn| chunk(&txn.open_table(table).map_err(from_table)?, (from, bounds.1)))?;
+            let chunk =
+                self.with_txn(table, |txn| chunk(&txn.open_table(table).map_err(from_table)?, (from, bounds.1)))?;
             for (key, value) in &chunk {
                 if visit(key, value)?.is_break() {
                     return Ok(ControlFlow::Break(()));
