@@ -351,3 +351,32 @@ fn a_cursor_beyond_the_end_of_its_run_is_answered_compare() {
     assert_eq!(ask(SOURCE_RUN, head + 1), FollowReply::Compare { run: SOURCE_RUN, head });
     assert_eq!(ask(Run(0xdead), 1), FollowReply::Compare { run: SOURCE_RUN, head });
 }
+
+/// Written in clumps, in part anew and deleted while they are sent: some frames are scanned, some read key by key.
+#[test]
+fn whatever_lies_between_the_records_of_a_stretch_a_family_comes_whole() {
+    for step in [1, 3, 7, 64, 641] {
+        const KEYS: usize = 6_007;
+        let mut source = sharing_foo(SOURCE, SOURCE_RUN);
+        let key = |n: usize| format!("/foo/{:05}", (n * step) % KEYS);
+        handle(&mut source, (0..KEYS).map(|n| put(&key(n), &format!("{n:0150}"))).collect());
+        let mut to = sharing_foo(FOLLOWER, Run(0xb));
+        let mut follower = follower_of(&to);
+        let (reply, session) = open(&source, &follower.request());
+        let mut session = session.expect("resumes");
+        follower.on_reply(reply).expect("no violation");
+        let mut frames = 0;
+        while !matches!(one_frame(&source, &mut session, &mut follower, &mut to), Next::ApplyThenReopen(_)) {
+            frames += 1;
+            let again = (frames * 97..frames * 97 + 40).map(|n| put(&key(n % KEYS), "again"));
+            let gone =
+                (0..300).map(|n| Input::Delete { path: Path::new(&key((frames * 311 + n) % KEYS)).expect("a path") });
+            if frames < 5 {
+                handle(&mut source, again.chain(gone).collect());
+            }
+            assert!(frames < 100, "it never ends");
+        }
+        assert!(frames > 5, "step {step}: {frames} frames");
+        assert_eq!(to.ledger().summaries[&foo()], source.ledger().summaries[&foo()], "step {step}");
+    }
+}

@@ -8,7 +8,6 @@
 //! Records are read when they are sent, as they are then: in one go where the keys lie close together in the store, one
 //! by one where they do not.
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
 use crate::core::family::Mode;
@@ -24,10 +23,12 @@ const MOST_ENTRIES: usize = 1 << 20;
 const ENOUGH_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of keys that a stretch holds, at most: what one follower that fetches everything costs its source.
 const KEYS_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// Records that are passed over for each one that is sent, at most: reading one by its key costs more than those …
-const PASSED_OVER_MAX: usize = 3;
-/// … but the first few tell nothing.
-const PASSED_OVER_FIRST: usize = 64;
+/// A scan ends when it has come by so many other records one behind the other: reading by key costs less.
+const PASSED_OVER_MAX: usize = 4;
+/// A scan that ends sooner has not been worth it …
+const SCANNED_MIN: usize = 8;
+/// … and more keys go by before the next one: twice as many each time, up to so many.
+const BY_KEY_MAX: usize = 64;
 
 /// One stretch of the feed of a family.
 #[derive(Debug, Default)]
@@ -41,8 +42,8 @@ pub(super) struct Window {
     entries: usize,
     /// Bytes of records that have been sent of it.
     sent_bytes: usize,
-    /// Too many other records lie between these.
-    sparse: bool,
+    /// How many records are read by their keys before one scan and the next.
+    by_key: usize,
 }
 
 /// The records of one frame.
@@ -82,7 +83,7 @@ impl Window {
             self.entries = (self.entries * growth).clamp(FIRST_ENTRIES, MOST_ENTRIES);
         }
         self.bytes.clear();
-        (self.sent_bytes, self.sparse) = (0, false);
+        (self.sent_bytes, self.by_key) = (0, 1);
         let mut full_before = None;
         let came_to = read.feed_of(family.top(), classes, after, self.entries, &mut |(seq, _, key)| {
             if key.path.key_in(family).is_none() || !mode.owns(&key) {
@@ -111,13 +112,18 @@ impl Window {
     /// The next records, as many as go into one frame.
     pub fn next<R: Read>(&mut self, read: &R, family: &Family, max_bytes: usize) -> Result<Vec<Record>, StoreError> {
         let mut frame = Frame { records: Vec::new(), bytes: 0, max_bytes };
-        // A scan begins behind a key.
-        let mut broken_off = self.take_by_key(read, &mut frame)?;
-        if !self.sparse && broken_off.is_continue() {
-            broken_off = self.take_by_scan(read, family, &mut frame)?;
-        }
-        while broken_off.is_continue() && !self.is_empty() {
-            broken_off = self.take_by_key(read, &mut frame)?;
+        while !self.is_empty() {
+            for _ in 0..self.by_key {
+                if self.take_by_key(read, &mut frame)?.is_break() {
+                    break;
+                }
+            }
+            let before = frame.records.len();
+            if self.take_by_scan(read, family, &mut frame)?.is_break() {
+                break;
+            }
+            let worth_it = frame.records.len() - before >= SCANNED_MIN;
+            self.by_key = if worth_it { 1 } else { (2 * self.by_key).min(BY_KEY_MAX) };
         }
         self.sent_bytes += frame.bytes;
         Ok(frame.records)
@@ -128,6 +134,7 @@ impl Window {
         stored.seq <= self.complete_to
     }
 
+    /// Breaks where there is no more, or no more fits.
     fn take_by_key<R: Read>(&mut self, read: &R, frame: &mut Frame) -> Result<ControlFlow<()>, StoreError> {
         let Some(place) = self.places.last() else { return Ok(ControlFlow::Break(())) };
         let key = RecordKey::from_bytes(key_at(&self.bytes, *place)).expect("it was a key");
@@ -140,7 +147,7 @@ impl Window {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Goes on where too many records are passed over, and breaks where the frame is full.
+    /// Takes what lies behind the last record of the frame, as long as it lies close. Breaks where no more fits.
     fn take_by_scan<R: Read>(
         &mut self,
         read: &R,
@@ -149,31 +156,29 @@ impl Window {
     ) -> Result<ControlFlow<()>, StoreError> {
         let Some(last) = frame.records.last() else { return Ok(ControlFlow::Continue(())) };
         let (last, mut bytes) = (last.key.clone(), Vec::new());
-        let (mut ended, mut passed_over) = (ControlFlow::Continue(()), 0);
+        let (mut full, mut passed_over) = (ControlFlow::Continue(()), 0);
         read.scan(Span::Behind(family, &last), &mut |(key, stored)| {
             bytes.clear();
             key.append_to(&mut bytes);
             // Those before it are not there any more.
-            while let Some(place) = self.places.last()
-                && key_at(&self.bytes, *place) < &bytes[..]
-            {
+            while self.places.last().is_some_and(|place| key_at(&self.bytes, *place) < &bytes[..]) {
                 self.places.pop();
             }
             let Some(place) = self.places.last() else { return ControlFlow::Break(()) };
-            if key_at(&self.bytes, *place).cmp(&bytes) == Ordering::Greater {
+            if key_at(&self.bytes, *place) != &bytes[..] {
                 passed_over += 1;
-                self.sparse = passed_over > PASSED_OVER_FIRST + PASSED_OVER_MAX * frame.records.len();
-                return if self.sparse { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+                return if passed_over < PASSED_OVER_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }
+            passed_over = 0;
             if self.belongs(&stored) {
-                ended = frame.take(key, stored);
+                full = frame.take(key, stored);
             }
-            if ended.is_continue() {
+            if full.is_continue() {
                 self.places.pop();
             }
-            ended
+            full
         })?;
-        Ok(ended)
+        Ok(full)
     }
 }
 
