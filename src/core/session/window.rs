@@ -112,10 +112,10 @@ impl Window {
     /// The next records, as many as go into one frame.
     pub fn next<R: Read>(&mut self, read: &R, family: &Family, max_bytes: usize) -> Result<Vec<Record>, StoreError> {
         let mut frame = Frame { records: Vec::new(), bytes: 0, max_bytes };
-        while !self.is_empty() {
+        'frame: while !self.is_empty() {
             for _ in 0..self.by_key {
                 if self.take_by_key(read, &mut frame)?.is_break() {
-                    break;
+                    break 'frame;
                 }
             }
             let before = frame.records.len();
