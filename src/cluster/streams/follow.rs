@@ -26,7 +26,7 @@ use crate::core::storage::{Reads, StoreError};
 use crate::store::writer::SubmitError;
 
 /// Frames that are read while one is being written; then they are written as one.
-const FRAMES_AHEAD_MAX: usize = 4;
+const FRAMES_AHEAD_MAX: usize = 8;
 
 /// How far one followed stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 //! Records are read when they are sent, as they are then: in one go where the keys lie close together in the store, one
 //! by one where they do not.
 
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
 use crate::core::family::Mode;
@@ -100,9 +101,25 @@ impl Window {
             ControlFlow::Continue(())
         })?;
         self.complete_to = full_before.map_or(came_to.unwrap_or(head), |seq| seq - 1);
-        let bytes = &self.bytes;
-        self.places.sort_unstable_by(|a, b| key_at(bytes, *b).cmp(key_at(bytes, *a)));
+        self.sort(family);
         Ok(())
+    }
+
+    /// By the first bytes that may differ, as a number, and only then by the whole keys, which lie all over the place.
+    fn sort(&mut self, family: &Family) {
+        let common_bytes = "/".len() + family.as_str().len();
+        let first_of = |place: (u32, u32)| {
+            let mut first = [0; size_of::<u64>()];
+            let own = key_at(&self.bytes, place).get(common_bytes..).unwrap_or_default();
+            let length = own.len().min(first.len());
+            first[..length].copy_from_slice(&own[..length]);
+            (u64::from_be_bytes(first), place)
+        };
+        let mut keys: Vec<_> = self.places.drain(..).map(first_of).collect();
+        keys.sort_unstable_by(|(a, one), (b, other)| {
+            b.cmp(a).then_with(|| key_at(&self.bytes, *other).cmp(key_at(&self.bytes, *one)))
+        });
+        self.places.extend(keys.into_iter().map(|(_, place)| place));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -160,12 +177,15 @@ impl Window {
         read.scan(Span::Behind(family, &last), &mut |(key, stored)| {
             bytes.clear();
             key.append_to(&mut bytes);
-            // Those before it are not there any more.
-            while self.places.last().is_some_and(|place| key_at(&self.bytes, *place) < &bytes[..]) {
-                self.places.pop();
-            }
-            let Some(place) = self.places.last() else { return ControlFlow::Break(()) };
-            if key_at(&self.bytes, *place) != &bytes[..] {
+            let order = loop {
+                let Some(place) = self.places.last() else { return ControlFlow::Break(()) };
+                match key_at(&self.bytes, *place).cmp(&bytes) {
+                    // It is not there any more.
+                    Ordering::Less => _ = self.places.pop(),
+                    order => break order,
+                }
+            };
+            if order == Ordering::Greater {
                 passed_over += 1;
                 return if passed_over < PASSED_OVER_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
             }
