@@ -95,7 +95,7 @@ impl Window {
                 return ControlFlow::Break(());
             }
             let start = self.bytes.len();
-            self.bytes.extend_from_slice(&key.to_bytes());
+            key.append_to(&mut self.bytes);
             let place = |at: usize| u32::try_from(at).expect("bounded by KEYS_MAX_BYTES and a key");
             self.places.push((place(start), place(self.bytes.len())));
             ControlFlow::Continue(())
