@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decode::cells_of;
-use super::index::Index;
+use super::index::{Index, Move};
 use super::{CELLS_MAX, CELLS_MIN, Cell, Hashed, Item, Root, SketchKey, add_all};
 use crate::core::clock::Stamp;
 use crate::core::path::Family;
@@ -12,6 +12,13 @@ use crate::core::record::RecordKey;
 
 /// Items that wait, at most, to be summed at once.
 const WAITING_MAX: usize = 256;
+
+/// What is yet to be done to a sketch.
+#[derive(Default)]
+struct Waiting {
+    sums: Vec<(Hashed, i64)>,
+    moves: Vec<Move>,
+}
 
 /// How many cells are kept of a family of so many records: enough to tell twice as many differences apart, so
 /// that a small family costs little.
@@ -210,7 +217,7 @@ impl Sketches {
     /// Carries out what a durable batch has staged, and names the families whose sketches must be built anew,
     /// since they have outgrown their cells.
     pub fn apply(&mut self, changes: Vec<Change>) -> Vec<Family> {
-        let mut waiting: BTreeMap<Family, Vec<(Hashed, i64)>> = BTreeMap::new();
+        let mut waiting: BTreeMap<Family, Waiting> = BTreeMap::new();
         let mut outgrown = Vec::new();
         for change in changes {
             let (family, old, new) = match change {
@@ -237,19 +244,18 @@ impl Sketches {
                 }
                 continue;
             }
-            let sums = match waiting.get_mut(&family) {
-                Some(sums) => sums,
+            let waiting = match waiting.get_mut(&family) {
+                Some(waiting) => waiting,
                 None => waiting.entry(family).or_default(),
             };
-            sketch.change(old.filter(|_| !mutant!(OldItemStays)), new, sums);
-            if sums.len() >= WAITING_MAX {
-                sketch.sum(sums);
-                sums.clear();
+            sketch.change(old.filter(|_| !mutant!(OldItemStays)), new, waiting);
+            if waiting.sums.len() >= WAITING_MAX {
+                sketch.settle(waiting);
             }
         }
-        for (family, sums) in waiting {
+        for (family, mut waiting) in waiting {
             let sketch = Arc::make_mut(self.of.get_mut(&family).expect("what is exchanged has a sketch"));
-            sketch.sum(&sums);
+            sketch.settle(&mut waiting);
             if sketch.is_outgrown() && !outgrown.contains(&family) {
                 outgrown.push(family);
             }
@@ -260,22 +266,25 @@ impl Sketches {
 }
 
 impl Sketch {
-    /// Takes one item out and another of the same record in; the cells wait in `sums`.
-    fn change(&mut self, old: Option<(Hashed, u64)>, new: Option<(Hashed, u64)>, sums: &mut Vec<(Hashed, i64)>) {
-        if let Some((item, _)) = &old {
-            self.count(item, -1);
-            sums.push((*item, -1));
+    /// Takes one item out and another of the same record in; the cells and the index wait.
+    fn change(&mut self, old: Option<(Hashed, u64)>, new: Option<(Hashed, u64)>, waiting: &mut Waiting) {
+        for (change, by) in [(&old, -1), (&new, 1)] {
+            if let Some((item, _)) = change {
+                self.count(item, by);
+                waiting.sums.push((*item, by));
+            }
         }
-        if let Some((item, _)) = &new {
-            self.count(item, 1);
-            sums.push((*item, 1));
+        if let Some((item, _)) = old.or(new) {
+            let seq_of = |change: Option<(Hashed, u64)>| change.map(|(_, seq)| seq);
+            waiting.moves.push(Move { key: item.key(), old: seq_of(old), new: seq_of(new) });
         }
-        match (old, new) {
-            (Some((item, old)), Some((_, new))) => self.index.replace(item.key(), old, new),
-            (Some((item, old)), None) => self.index.remove(item.key(), old),
-            (None, Some((item, new))) => self.index.insert(item.key(), new),
-            (None, None) => {}
-        }
+    }
+
+    fn settle(&mut self, waiting: &mut Waiting) {
+        self.sum(&waiting.sums);
+        self.index.apply(&waiting.moves);
+        waiting.sums.clear();
+        waiting.moves.clear();
     }
 }
 

@@ -24,7 +24,35 @@ impl Default for Index {
     }
 }
 
+/// A record takes a place in the feed, leaves it, or both.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Move {
+    pub key: u64,
+    pub old: Option<u64>,
+    pub new: Option<u64>,
+}
+
 impl Index {
+    /// Does many at once: no two buckets lie near each other in memory, so all are asked for before the first is waited
+    /// for.
+    pub fn apply(&mut self, moves: &[Move]) {
+        std::hint::black_box(moves.iter().map(|of| self.near(of.key)).fold(0, u64::wrapping_add));
+        for Move { key, old, new } in moves.iter().copied() {
+            match (old, new) {
+                (Some(old), Some(new)) => self.replace(key, old, new),
+                (Some(old), None) => self.remove(key, old),
+                (None, Some(new)) => self.insert(key, new),
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// Something that lies where the key does.
+    fn near(&self, key: u64) -> u64 {
+        let bucket = &self.buckets[self.bucket_of(key)];
+        bucket.get(expected_at(bucket, self.bits, key)).map_or(0, |entry| entry.1)
+    }
+
     pub fn insert(&mut self, key: u64, seq: u64) {
         if self.entries >= self.buckets.len() * BUCKET_ENTRIES {
             self.double();
@@ -88,8 +116,7 @@ impl Index {
 /// The place of the first entry that is not less. Hashes lie evenly in a bucket's share of them, so that it is near the
 /// place that the hash itself tells: that costs one or two lines of memory, a binary search one for each step.
 fn first_from(bucket: &[Entry], bits: u32, wanted: Entry) -> usize {
-    let share = wanted.0 << bits;
-    let mut place = ((u128::from(share) * bucket.len() as u128) >> 64) as usize;
+    let mut place = expected_at(bucket, bits, wanted.0);
     while place > 0 && bucket[place - 1] >= wanted {
         place -= 1;
     }
@@ -97,6 +124,12 @@ fn first_from(bucket: &[Entry], bits: u32, wanted: Entry) -> usize {
         place += 1;
     }
     place
+}
+
+/// Where a key should be if hashes lay quite evenly.
+fn expected_at(bucket: &[Entry], bits: u32, key: u64) -> usize {
+    let share = key << bits;
+    ((u128::from(share) * bucket.len() as u128) >> 64) as usize
 }
 
 #[cfg(test)]
