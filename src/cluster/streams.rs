@@ -5,6 +5,7 @@
 //! Invariants: what a follower read is durable before it reads on; a follower that ends is made anew from
 //! its durable cursor; a peer that says what a correct one does not say is left alone for a while.
 
+mod ahead;
 mod floors;
 mod follow;
 mod nearby;
@@ -167,6 +168,8 @@ struct Room<R> {
     answering: Semaphore,
     /// By family, the right to fetch it whole.
     fetching: Mutex<BTreeMap<Family, Arc<Semaphore>>>,
+    /// What followed streams may hold that is not written yet.
+    read_ahead: ahead::Budget,
     /// With whom a purge floor waits to verify.
     collectors: watch::Sender<BTreeSet<Eid>>,
 }
@@ -246,6 +249,7 @@ pub fn start<R: Reads>(
         cancel,
         answering,
         fetching: Mutex::default(),
+        read_ahead: ahead::Budget::default(),
         collectors: watch::Sender::default(),
     });
     room.tracker.spawn(serve::run(room.clone()));

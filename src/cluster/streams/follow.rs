@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::ahead::{self, Ahead, Pieces};
 use super::nearby::{Brought, Followed};
 use super::reconcile::{Compared, ReconcileError, reconcile};
 use super::serve::refuse;
@@ -24,9 +25,6 @@ use crate::core::replica::{Apply, Input, Outcome, Refusal};
 use crate::core::session::{Follower, Next, Violation};
 use crate::core::storage::{Reads, StoreError};
 use crate::store::writer::SubmitError;
-
-/// Frames that are read while one is being written; then they are written as one.
-const FRAMES_AHEAD_MAX: usize = 8;
 
 /// How far one followed stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,9 +211,9 @@ impl<R: Reads> Follow<R> {
         }
         let next = follower.on_reply(reply)?;
         // While one piece is being written the next one is read.
-        let (ahead, frames) = mpsc::channel(FRAMES_AHEAD_MAX);
+        let (ahead, pieces) = ahead::channel(&self.room.read_ahead);
         let ended = tokio::select! {
-            ended = self.take(frames, next, follower, &mut followed, was_current) => ended,
+            ended = self.take(pieces, next, follower, &mut followed, was_current) => ended,
             never = self.read_ahead(&mut recv, ahead) => match never {},
         };
         if ended.is_ok() {
@@ -227,14 +225,13 @@ impl<R: Reads> Follow<R> {
     /// Does what the session asks for, piece by piece: the next one only when the last one is durable.
     async fn take(
         &self,
-        frames: mpsc::Receiver<Result<Entries, FrameError>>,
+        mut pieces: Pieces,
         mut next: Next,
         follower: &mut Follower,
         followed: &mut Followed<'_, R>,
         was_current: &mut bool,
     ) -> Result<(), FollowError> {
         let mut brought: Option<Brought> = None;
-        let mut pieces = Pieces { frames, next: None };
         loop {
             match next {
                 Next::Read => self.publish_follower(follower, was_current),
@@ -258,19 +255,15 @@ impl<R: Reads> Follow<R> {
     }
 
     /// Reads frames until there is none, or what came is none: then it waits to be dropped.
-    async fn read_ahead(
-        &self,
-        recv: &mut RecvStream,
-        ahead: mpsc::Sender<Result<Entries, FrameError>>,
-    ) -> std::convert::Infallible {
+    async fn read_ahead(&self, recv: &mut RecvStream, ahead: Ahead) -> std::convert::Infallible {
         loop {
-            let entries = match read_frame(recv).await {
-                Ok(Some((header, payload))) => self.read(header, &payload),
-                Ok(None) => Err(FrameError::Ended),
-                Err(error) => Err(error),
+            let (entries, bytes) = match read_frame(recv).await {
+                Ok(Some((header, payload))) => (self.read(header, &payload), payload.len()),
+                Ok(None) => (Err(FrameError::Ended), 0),
+                Err(error) => (Err(error), 0),
             };
             let last = entries.is_err();
-            if ahead.send(entries).await.is_err() || last {
+            if !ahead.push(entries, bytes).await || last {
                 return std::future::pending().await;
             }
         }
@@ -328,31 +321,6 @@ impl<R: Reads> Follow<R> {
         self.room.streams.follows.send_modify(|follows| {
             change(follows.entry((self.source, self.family.clone())).or_insert_with(fresh));
         });
-    }
-}
-
-/// The frames of a stream, all that wait as one.
-struct Pieces {
-    frames: mpsc::Receiver<Result<Entries, FrameError>>,
-    /// What came and does not belong with what came before.
-    next: Option<Result<Entries, FrameError>>,
-}
-
-impl Pieces {
-    async fn recv(&mut self) -> Result<Entries, FrameError> {
-        let first = match self.next.take() {
-            Some(next) => Some(next),
-            None => self.frames.recv().await,
-        };
-        let mut entries = first.ok_or(FrameError::Ended)??;
-        while self.next.is_none() {
-            match self.frames.try_recv() {
-                Ok(Ok(next)) => self.next = entries.join(next).err().map(Ok),
-                Ok(Err(error)) => self.next = Some(Err(error)),
-                Err(_) => break,
-            }
-        }
-        Ok(entries)
     }
 }
 
