@@ -101,13 +101,17 @@ impl Window {
             ControlFlow::Continue(())
         })?;
         self.complete_to = full_before.map_or(came_to.unwrap_or(head), |seq| seq - 1);
-        self.sort(family);
+        self.sort();
         Ok(())
     }
 
     /// By the first bytes that may differ, as a number, and only then by the whole keys, which lie all over the place.
-    fn sort(&mut self, family: &Family) {
-        let common_bytes = "/".len() + family.as_str().len();
+    fn sort(&mut self) {
+        let Some(first) = self.places.first().map(|place| key_at(&self.bytes, *place)) else { return };
+        let common_bytes = self.places.iter().fold(first.len(), |common_bytes, place| {
+            let both = first[..common_bytes].iter().zip(key_at(&self.bytes, *place));
+            both.take_while(|(one, other)| one == other).count()
+        });
         let first_of = |place: (u32, u32)| {
             let mut first = [0; size_of::<u64>()];
             let own = key_at(&self.bytes, place).get(common_bytes..).unwrap_or_default();
