@@ -6,6 +6,7 @@
 //! record is read from what is held, else from the snapshot from before, unless it has been written since.
 
 use std::cell::RefCell;
+use std::hash::BuildHasher;
 use std::marker::PhantomData;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use ::redb::{
     WriteTransaction,
 };
 use hashbrown::{DefaultHashBuilder, HashSet};
-use std::hash::BuildHasher;
 
 use super::absent::Absent;
 use super::held::Held;
