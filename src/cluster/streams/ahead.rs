@@ -27,7 +27,7 @@ impl Default for Budget {
 
 struct Frame {
     entries: Result<Entries, FrameError>,
-    _budgeted: Option<OwnedSemaphorePermit>,
+    budgeted: Option<OwnedSemaphorePermit>,
 }
 
 /// The end that reads.
@@ -40,12 +40,14 @@ pub(super) struct Ahead {
 pub(super) struct Pieces {
     frames: mpsc::Receiver<Frame>,
     /// What came and does not belong with what came before.
-    next: Option<Result<Entries, FrameError>>,
+    next: Option<Frame>,
+    /// Of the piece that is being written.
+    budgeted: Vec<OwnedSemaphorePermit>,
 }
 
 pub(super) fn channel(budget: &Budget) -> (Ahead, Pieces) {
     let (sender, frames) = mpsc::channel(FRAMES_AHEAD_MAX);
-    (Ahead { frames: sender, budget: budget.clone() }, Pieces { frames, next: None })
+    (Ahead { frames: sender, budget: budget.clone() }, Pieces { frames, next: None, budgeted: Vec::new() })
 }
 
 impl Ahead {
@@ -56,25 +58,29 @@ impl Ahead {
         if budgeted.is_none() && self.frames.reserve_many(FRAMES_AHEAD_MAX).await.is_err() {
             return false;
         }
-        self.frames.send(Frame { entries, _budgeted: budgeted }).await.is_ok()
+        self.frames.send(Frame { entries, budgeted }).await.is_ok()
     }
 }
 
 impl Pieces {
-    /// All frames that wait, as one; waits for the first.
+    /// All frames that wait, as one; waits for the first. The piece before is written by now.
     pub async fn recv(&mut self) -> Result<Entries, FrameError> {
+        self.budgeted.clear();
         let first = match self.next.take() {
             Some(next) => Some(next),
-            None => self.frames.recv().await.map(|frame| frame.entries),
+            None => self.frames.recv().await,
         };
-        let mut entries = first.ok_or(FrameError::Ended)??;
+        let Frame { entries, budgeted } = first.ok_or(FrameError::Ended)?;
+        let mut entries = entries?;
+        self.budgeted.extend(budgeted);
         while self.next.is_none()
-            && let Ok(frame) = self.frames.try_recv()
+            && let Ok(Frame { entries: next, budgeted }) = self.frames.try_recv()
         {
-            self.next = match frame.entries {
-                Ok(next) => entries.join(next).err().map(Ok),
-                Err(error) => Some(Err(error)),
-            };
+            match next.map(|next| entries.join(next)) {
+                Ok(Ok(())) => self.budgeted.extend(budgeted),
+                Ok(Err(next)) => self.next = Some(Frame { entries: Ok(next), budgeted }),
+                Err(error) => self.next = Some(Frame { entries: Err(error), budgeted }),
+            }
         }
         Ok(entries)
     }
@@ -130,6 +136,8 @@ mod tests {
         assert!(second.await, "the first has been taken");
         assert_eq!(pieces.recv().await.expect("came").complete_to, 2);
         theirs.recv().await.expect("came");
+        assert_eq!(budget.0.available_permits(), 0, "what is being written counts");
+        drop(theirs);
         assert_eq!(budget.0.available_permits(), BYTES_AHEAD_MAX, "all of it was given back");
     }
 }
