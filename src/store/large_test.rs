@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
+
 use super::memory::MemoryStore;
 use super::model_test::{key, stored};
 use super::redb::{Options, RedbStore};
@@ -17,15 +20,11 @@ const KEYS: u64 = 4_000;
 
 type Model = BTreeMap<Vec<u8>, (RecordKey, Stored)>;
 
-/// Numbers without order, the same for the same seed (Marsaglia, "Xorshift RNGs", 2003).
-struct Numbers(u64);
+struct Numbers(TestRng);
 
 impl Numbers {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
+        self.0.next_u64() % end
     }
 }
 
@@ -97,9 +96,9 @@ fn put(writer: &mut impl Write, model: &mut Model, key: RecordKey, numbers: &mut
     model.insert(key.to_bytes(), (key, stored));
 }
 
-fn check(mut store: impl Store, seed: u64) {
+fn check(mut store: impl Store, seed: u8) {
     println!("seed {seed}");
-    let (mut numbers, mut seq) = (Numbers(seed), 0);
+    let (mut numbers, mut seq) = (Numbers(TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32])), 0);
     let mut model = Model::new();
     for (steps, commits) in [(300, true), (STEPS, true), (STEPS, false), (STEPS, true), (40, true)] {
         let mut writer = store.write().expect("begins");

@@ -1,10 +1,9 @@
 //! The changes of one table that wait to be written, found by key: keys and rows lie in one piece of memory, so that a
 //! change costs no allocation of its own, and all of them go to another thread as one.
 
-use std::hash::BuildHasher;
 use std::ops::Range;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::HashTable;
 
 /// So many changes of one table wait at most …
 const CHANGES_MAX: usize = 512;
@@ -28,9 +27,8 @@ struct Change {
 }
 
 impl Held {
-    /// `row` writes the row behind what it is given; none ends the row. `hasher` is always the same one.
-    pub fn change(&mut self, hasher: &DefaultHashBuilder, key: &[u8], row: Option<impl FnOnce(&mut Vec<u8>)>) {
-        let hash = hasher.hash_one(key);
+    /// `row` writes the row behind what it is given; none ends the row. `hash` is the key's.
+    pub fn change(&mut self, hash: u64, key: &[u8], row: Option<impl FnOnce(&mut Vec<u8>)>) {
         let place = match self.place(hash, key) {
             Some(place) => place,
             None => {
@@ -45,8 +43,8 @@ impl Held {
     }
 
     /// The change of this key, if there is one: its row, or the end of it.
-    pub fn get(&self, hasher: &DefaultHashBuilder, key: &[u8]) -> Option<Option<&[u8]>> {
-        let place = self.place(hasher.hash_one(key), key)?;
+    pub fn get(&self, hash: u64, key: &[u8]) -> Option<Option<&[u8]>> {
+        let place = self.place(hash, key)?;
         Some(self.changes[place].row.clone().map(|row| &self.bytes[row]))
     }
 
@@ -88,7 +86,9 @@ fn appended(bytes: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) -> Range<usiz
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::hash::BuildHasher;
 
+    use hashbrown::DefaultHashBuilder;
     use proptest::prelude::*;
 
     use super::*;
@@ -103,12 +103,12 @@ mod tests {
             for (key, row) in steps {
                 let key = vec![b'k'; usize::from(key)];
                 let row = row.map(|row| row.to_be_bytes().to_vec());
-                held.change(&hasher, &key, row.as_ref().map(|row| |bytes: &mut Vec<u8>| bytes.extend_from_slice(row)));
+                held.change(hasher.hash_one(&key[..]), &key, row.as_ref().map(|row| |bytes: &mut Vec<u8>| bytes.extend_from_slice(row)));
                 model.insert(key.clone(), row.clone());
-                prop_assert_eq!(held.get(&hasher, &key), Some(row.as_deref()));
+                prop_assert_eq!(held.get(hasher.hash_one(&key[..]), &key), Some(row.as_deref()));
             }
             for key in (0..50).map(|length| vec![b'k'; length]) {
-                prop_assert_eq!(held.get(&hasher, &key), model.get(&key).map(|row| row.as_deref()));
+                prop_assert_eq!(held.get(hasher.hash_one(&key[..]), &key), model.get(&key).map(|row| row.as_deref()));
             }
             let hashes: Vec<u64> = held.hashes().collect();
             prop_assert!(model.keys().all(|key| hashes.contains(&hasher.hash_one(&key[..]))));
@@ -119,16 +119,15 @@ mod tests {
 
     #[test]
     fn it_is_full_with_many_changes_and_with_many_bytes() {
-        let hasher = DefaultHashBuilder::default();
         let mut held = Held::default();
         for n in 0..CHANGES_MAX {
             assert!(!held.is_full(), "{n} changes");
-            held.change(&hasher, &n.to_be_bytes(), None::<fn(&mut Vec<u8>)>);
+            held.change(n as u64, &n.to_be_bytes(), None::<fn(&mut Vec<u8>)>);
         }
         assert!(held.is_full());
         let mut held = Held::default();
         while !held.is_full() {
-            held.change(&hasher, b"one and the same", Some(|bytes: &mut Vec<u8>| bytes.extend([0; 60_000])));
+            held.change(1, b"one and the same", Some(|bytes: &mut Vec<u8>| bytes.extend([0; 60_000])));
         }
         assert!(held.bytes.len() < BYTES_MAX + 60_000 && held.changes.len() == 1);
     }

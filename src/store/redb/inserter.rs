@@ -100,13 +100,15 @@ impl Inserter {
     }
 
     fn lend(&mut self) {
+        // Handed in once the thread runs: one that cannot be started would take the transaction with it.
         if let Holder::Owner(_) = self.holder
-            && self.failed.is_none()
             && let Ok(thread) = Thread::start()
         {
-            let Holder::Owner(txn) = std::mem::replace(&mut self.holder, Holder::Nobody) else { unreachable!() };
+            let Holder::Owner(txn) = std::mem::replace(&mut self.holder, Holder::Thread(thread)) else {
+                unreachable!()
+            };
+            let Holder::Thread(thread) = &self.holder else { unreachable!() };
             thread.hand_in(Job::Begin(txn));
-            self.holder = Holder::Thread(thread);
         }
     }
 

@@ -114,6 +114,15 @@ fn fill(store: &mut RedbStore, seq: u64, count: u64) -> Result<(), StoreError> {
     writer.commit()
 }
 
+/// A store with some records, and what it holds.
+fn filled() -> (Fake, RedbStore, Everything) {
+    let fake = Fake::new();
+    let mut store = open(&fake);
+    fill(&mut store, 1, 80).expect("filled");
+    let expected = state(&store.read().expect("a read"));
+    (fake, store, expected)
+}
+
 /// Everything, and all records.
 fn state(view: &impl Read) -> Everything {
     everything(view).expect("it reads")
@@ -186,10 +195,7 @@ fn after_a_refused_commit_reads_go_on_and_writes_recover_when_space_returns() {
 
 #[test]
 fn a_disk_that_stays_full_refuses_again_and_again_and_loses_nothing() {
-    let fake = Fake::new();
-    let mut store = open(&fake);
-    fill(&mut store, 1, 80).expect("filled");
-    let expected = state(&store.read().expect("a read"));
+    let (fake, mut store, expected) = filled();
     fake.0.full.store(true, SeqCst);
     for _ in 0..5 {
         let refused = fill(&mut store, 81, 60);
@@ -204,10 +210,7 @@ fn a_disk_that_stays_full_refuses_again_and_again_and_loses_nothing() {
 /// So many rows that a thread of the transaction writes them.
 #[test]
 fn a_disk_that_fills_up_while_a_large_transaction_is_written_refuses_it_and_loses_nothing() {
-    let fake = Fake::new();
-    let mut store = open(&fake);
-    fill(&mut store, 1, 80).expect("filled");
-    let expected = state(&store.read().expect("a read"));
+    let (fake, mut store, expected) = filled();
     for writes_left in [0, 1, 40, 400] {
         fake.0.writes_left.store(writes_left, SeqCst);
         let refused = fill(&mut store, 81, 2_000);
@@ -238,10 +241,7 @@ fn a_reader_from_before_the_reopening_is_never_served_another_state() {
 
 #[test]
 fn a_node_starts_on_a_full_disk_and_serves_reads() {
-    let fake = Fake::new();
-    let mut store = open(&fake);
-    fill(&mut store, 1, 80).expect("filled");
-    let expected = state(&store.read().expect("a read"));
+    let (fake, store, expected) = filled();
     drop(store);
     fake.0.writes_left.store(0, SeqCst);
     let mut store = open(&fake);

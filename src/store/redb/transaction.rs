@@ -82,7 +82,7 @@ impl Transaction<'_> {
     fn change(&self, table: Table, key: &[u8], row: Option<impl FnOnce(&mut Vec<u8>)>) -> Result<(), StoreError> {
         let full = {
             let held = &mut self.held.borrow_mut()[index(table)];
-            held.change(&self.hasher, key, row);
+            held.change(self.hasher.hash_one(key), key, row);
             held.is_full()
         };
         if full { self.write_held(table, true) } else { Ok(()) }
@@ -122,11 +122,12 @@ impl Rows for Transaction<'_> {
         key: &[u8],
         decode: impl FnOnce(&[u8]) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        if let Some(row) = self.held.borrow()[index(table)].get(&self.hasher, key) {
+        let hash = self.hasher.hash_one(key);
+        if let Some(row) = self.held.borrow()[index(table)].get(hash, key) {
             return row.map(decode).transpose();
         }
         if let Some(before) = self.records_before.as_ref().filter(|_| is_records(table))
-            && !self.records_written.borrow().contains(&self.hasher.hash_one(key))
+            && !self.records_written.borrow().contains(&hash)
         {
             let mut absent = self.records_absent.borrow_mut();
             if absent.has(key) {
