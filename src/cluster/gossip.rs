@@ -19,7 +19,7 @@ use super::gossip_transport::{MeshTransport, TransportState, decode_all};
 use super::gossip_values::{self, Own};
 use super::gossip_wide::Wide;
 use super::members::{Members, Seen, View};
-use super::{GossipMessage, Mesh, Peers, Ring, Rings};
+use super::{GossipMessage, Mesh, Peers, Ring, Rings, sleep_until};
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
@@ -272,14 +272,13 @@ impl Gossip {
         let mut greetings = Greetings::new(Duration::from_millis(self.0.config.interval_ms));
         let (mut claims, mut roots) = (BTreeMap::new(), ToldRoots::default());
         loop {
-            let due = greetings.due();
             tokio::select! {
                 Ok(()) = live.changed() => {}
                 Ok(()) = peers.changed() => peers.mark_changed(),
                 Ok(()) = needed.changed() => {}
                 Ok(()) = told.changed() => {}
                 _ = tick.tick() => {}
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+                () = sleep_until(greetings.due()) => {}
                 Ok(()) = own.changed() => {
                     let values = self.with_claims(&own.borrow_and_update(), &claims);
                     handle.with_chitchat(|chitchat| set_values(chitchat.self_node_state(), &values)).await;
@@ -425,7 +424,7 @@ impl Greetings {
         Self { interval, words: 0, last: None }
     }
 
-    /// There are other peers.
+    /// There are other peers, or none to greet.
     fn begin(&mut self) {
         (self.words, self.last) = (0, None);
     }
@@ -438,7 +437,7 @@ impl Greetings {
     /// Whether it is time to, if there are any.
     fn greets(&mut self, any: bool, now: Instant) -> bool {
         if !any {
-            (self.words, self.last) = (0, None);
+            self.begin();
             return false;
         }
         let greets = self.due().is_none_or(|due| now >= due);

@@ -27,5 +27,13 @@ pub use mesh::{
     Ring, Rings, Traffic,
 };
 
+/// Never, if there is no moment.
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests;

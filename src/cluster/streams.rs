@@ -29,6 +29,7 @@ pub use self::verify::{Agreement, OUTCOMES, Verifies};
 use self::wan::Wan;
 pub use self::wan::WanConfig;
 use super::mesh::Mesh;
+use super::sleep_until;
 use crate::core::eid::Eid;
 use crate::core::family::Mode;
 use crate::core::path::Family;
@@ -319,12 +320,7 @@ impl<R: Reads> Planner<R> {
         let now_ms = self.now_ms();
         let next_ms = [self.patience.next_change_ms(now_ms), self.probation.next_change_ms(now_ms)];
         let next = next_ms.into_iter().flatten().min().map(|at_ms| self.began + Duration::from_millis(at_ms));
-        let time_passes = async {
-            match next {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let time_passes = sleep_until(next);
         let families_change = self.published.wait_for(|published| {
             let now = &published.ledger;
             // Most batches leave the books alone, and comparing their members costs as many as there are.

@@ -16,7 +16,7 @@ use super::family::{Families, Mode};
 use super::message::{Entries, Follow, FollowReply};
 use super::path::Family;
 use super::reconcile::Ended;
-use super::record::{Classes, Record, RecordKey};
+use super::record::{Classes, Record, RecordKey, Stored};
 use super::replica::Apply;
 use super::storage::{Cursor, CursorKey, Read, Run, StoreError};
 
@@ -27,6 +27,27 @@ const SCAN_MAX_ENTRIES: usize = 16_384;
 /// A cursor that only moved past entries of other scopes is kept when it moved this far: it saves a scan
 /// after a restart, no more.
 const IDLE_CURSOR_STRIDE: u64 = 10_000;
+
+/// The records of one frame.
+#[derive(Default)]
+struct Frame {
+    records: Vec<Record>,
+    bytes: usize,
+}
+
+impl Frame {
+    /// Breaks where the record does not fit any more.
+    fn take(&mut self, key: RecordKey, stored: Stored) -> ControlFlow<()> {
+        let record = Record::new(key, stored);
+        let bytes = self.bytes + record.frame_bytes();
+        if bytes > BATCH_MAX_BYTES && !self.records.is_empty() {
+            return ControlFlow::Break(());
+        }
+        self.bytes = bytes;
+        self.records.push(record);
+        ControlFlow::Continue(())
+    }
+}
 
 /// The sending side of a follow stream.
 #[derive(Debug)]
@@ -104,7 +125,7 @@ impl Source {
         if self.window.is_some() {
             return self.next_by_key(read, head).map(Some);
         }
-        let (mut wanted, mut bytes) = (Vec::new(), 0);
+        let mut frame = Frame::default();
         let mut full_before = None;
         let mut failed = None;
         let came_to =
@@ -114,14 +135,9 @@ impl Source {
                 }
                 match read.record(&key) {
                     Ok(stored) => {
-                        let record = Record::new(key, stored.expect("what stands in the feed is in the store"));
-                        bytes += record.frame_bytes();
-                        if bytes > BATCH_MAX_BYTES && !wanted.is_empty() {
-                            full_before = Some(seq);
-                            return ControlFlow::Break(());
-                        }
-                        wanted.push(record);
-                        ControlFlow::Continue(())
+                        let taken = frame.take(key, stored.expect("what stands in the feed is in the store"));
+                        full_before = taken.is_break().then_some(seq);
+                        taken
                     }
                     Err(error) => {
                         failed = Some(error);
@@ -139,7 +155,7 @@ impl Source {
         };
         self.sent_to = complete_to;
         self.spoken = true;
-        Ok(Some(Entries { records: wanted, complete_to, head }))
+        Ok(Some(Entries { records: frame.records, complete_to, head }))
     }
 
     /// The same, where everything is fetched: the follower is complete further only where a stretch of the feed ends.
@@ -148,7 +164,7 @@ impl Source {
         if window.is_empty() {
             window.gather(read, &self.family, self.mode, self.classes, self.sent_to)?;
         }
-        let records = window.next(read, &self.family, BATCH_MAX_BYTES)?;
+        let records = window.next(read, &self.family)?;
         if window.is_empty() {
             self.sent_to = window.complete_to;
         }

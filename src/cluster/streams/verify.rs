@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::reconcile::{Compared, reconcile};
 use super::{Members, Shared};
+use crate::cluster::sleep_until;
 use crate::core::eid::Eid;
 use crate::core::path::Family;
 use crate::core::reconcile::{Ended, Peer};
@@ -151,13 +152,6 @@ pub(super) async fn run<R: Reads>(
         }
     };
     cancel.run_until_cancelled(work).await;
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 fn ms_since(started: Instant) -> u64 {

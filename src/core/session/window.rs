@@ -11,6 +11,7 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
+use super::Frame;
 use crate::core::family::Mode;
 use crate::core::path::Family;
 use crate::core::record::{Classes, Record, RecordKey, Stored};
@@ -45,27 +46,6 @@ pub(super) struct Window {
     sent_bytes: usize,
     /// How many records are read by their keys before one scan and the next.
     by_key: usize,
-}
-
-/// The records of one frame.
-struct Frame {
-    records: Vec<Record>,
-    bytes: usize,
-    max_bytes: usize,
-}
-
-impl Frame {
-    /// Breaks where the record does not fit any more.
-    fn take(&mut self, key: RecordKey, stored: Stored) -> ControlFlow<()> {
-        let record = Record::new(key, stored);
-        let bytes = self.bytes + record.frame_bytes();
-        if bytes > self.max_bytes && !self.records.is_empty() {
-            return ControlFlow::Break(());
-        }
-        self.bytes = bytes;
-        self.records.push(record);
-        ControlFlow::Continue(())
-    }
 }
 
 impl Window {
@@ -131,8 +111,8 @@ impl Window {
     }
 
     /// The next records, as many as go into one frame.
-    pub fn next<R: Read>(&mut self, read: &R, family: &Family, max_bytes: usize) -> Result<Vec<Record>, StoreError> {
-        let mut frame = Frame { records: Vec::new(), bytes: 0, max_bytes };
+    pub fn next<R: Read>(&mut self, read: &R, family: &Family) -> Result<Vec<Record>, StoreError> {
+        let mut frame = Frame::default();
         'frame: while !self.is_empty() {
             for _ in 0..self.by_key {
                 if self.take_by_key(read, &mut frame)?.is_break() {

@@ -63,7 +63,7 @@ impl Index {
         self.entries += 1;
     }
 
-    pub fn remove(&mut self, key: u64, seq: u64) {
+    fn remove(&mut self, key: u64, seq: u64) {
         let (bits, at) = (self.bits, self.bucket_of(key));
         let bucket = Arc::make_mut(&mut self.buckets[at]);
         let place = first_from(bucket, bits, (key, seq));
@@ -74,7 +74,7 @@ impl Index {
     }
 
     /// A record has moved in the feed: mostly there is but one of its hash, and nothing else moves.
-    pub fn replace(&mut self, key: u64, old: u64, new: u64) {
+    fn replace(&mut self, key: u64, old: u64, new: u64) {
         let (bits, at) = (self.bits, self.bucket_of(key));
         let bucket = Arc::make_mut(&mut self.buckets[at]);
         let place = first_from(bucket, bits, (key, old));
